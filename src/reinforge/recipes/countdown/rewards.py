@@ -1,0 +1,86 @@
+"""Reward functions of the Countdown recipe, standard library only: they run in a sandboxed worker.
+
+Give ``format_reward`` the weight 0.1 and ``correct_reward`` the weight 0.9: a correct completion then earns 1.0.
+"""
+
+import re
+from fractions import Fraction
+
+_FORMAT = re.compile(r"<think>((?:(?!</?think>|</?answer>).)*)</think>\s*<answer>((?:(?!</?answer>).)*)</answer>\s*", re.S)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.S)
+_ALLOWED = re.compile(r"[0-9+\-*/() ]{1,100}")  # the cap also bounds how deep the parser can recurse
+
+
+def format_reward(prompt: str, completion: str, example: dict[str, str]) -> float:
+    """1.0 when the completion is one thinking block followed by one answer block and nothing else, otherwise 0.0.
+
+    >>> format_reward("", "<think>1+2=3!</think><answer>1+2</answer>", {})
+    1.0
+    >>> format_reward("", "<think>1+2=3!</think><answer>1+2", {})  # cut off
+    0.0
+    """
+    return 1.0 if _FORMAT.fullmatch(completion) else 0.0
+
+
+def correct_reward(prompt: str, completion: str, example: dict[str, str]) -> float:
+    """1.0 when the answer uses each of ``example["numbers"]`` exactly once and reaches ``example["target"]``, otherwise 0.0.
+
+    The values of ``example`` are text, such as ``"9 1 5"`` (or ``"[9, 1, 5]"``) and ``"15"``. Several answers are no answer.
+
+    >>> correct_reward("", "<answer>1+(9+5)</answer>", {"numbers": "9 1 5", "target": "15"})
+    1.0
+    >>> correct_reward("", "<answer>15</answer>", {"numbers": "9 1 5", "target": "15"})
+    0.0
+    """
+    answers = _ANSWER.findall(completion)
+    if len(answers) != 1 or not _ALLOWED.fullmatch(answers[0]):
+        return 0.0
+    used = sorted(int(number) for number in re.findall("[0-9]+", answers[0]))
+    given = sorted(int(number) for number in re.findall("[0-9]+", str(example["numbers"])))
+    if used != given:
+        return 0.0
+    value = evaluate(answers[0])
+    return 1.0 if value is not None and abs(value - Fraction(str(example["target"]))) < Fraction(1, 100_000) else 0.0
+
+
+def evaluate(expression: str) -> Fraction | None:
+    """The exact value of an arithmetic expression (+ - * / and parentheses); None when it is malformed or divides by zero.
+
+    >>> evaluate("1+(9-5)/2"), evaluate("1//2"), evaluate("1/(2-2)")
+    (Fraction(3, 1), None, None)
+    """
+    tokens = re.findall(r"[0-9]+|\S", expression)
+    try:
+        value = _sum(tokens)
+    except (ValueError, IndexError, ZeroDivisionError):
+        return None
+    return None if tokens else value
+
+
+def _sum(tokens: list[str]) -> Fraction:
+    """Consume ``product (+|- product)*`` from the front of ``tokens``."""
+    value = _product(tokens)
+    while tokens and tokens[0] in "+-":
+        value = value + _product(tokens) if tokens.pop(0) == "+" else value - _product(tokens)
+    return value
+
+
+def _product(tokens: list[str]) -> Fraction:
+    """Consume ``factor (*|/ factor)*`` from the front of ``tokens``."""
+    value = _factor(tokens)
+    while tokens and tokens[0] in "*/":
+        value = value * _factor(tokens) if tokens.pop(0) == "*" else value / _factor(tokens)
+    return value
+
+
+def _factor(tokens: list[str]) -> Fraction:
+    """Consume a number, a negated factor or a parenthesised sum from the front of ``tokens``."""
+    token = tokens.pop(0)
+    if token == "-":
+        return -_factor(tokens)
+    if token != "(":
+        return Fraction(int(token))
+    value = _sum(tokens)
+    if tokens.pop(0) != ")":
+        raise ValueError("unbalanced parenthesis")
+    return value

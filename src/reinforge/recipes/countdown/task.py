@@ -1,0 +1,177 @@
+"""The Countdown task: its problems and their splits, the noisy demonstrator, and what became of a completion.
+
+Combine three numbers (1..9), each used once, with + - * to reach a target (1..30). Subtraction never goes below zero and
+no value passes 99. A try is two steps and a verdict: ``9*5=45,1+45=46?`` missed, ``9+5=14,1+14=15!`` hit.
+"""
+
+import itertools
+import random
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from reinforge.recipes.countdown.rewards import correct_reward, evaluate, format_reward
+
+MAX_NUMBER = 9
+MAX_TARGET = 30
+MAX_VALUE = 99
+MAX_TRIES = 15  # of a demonstration: the longest still fits into 224 tokens
+SPLIT_SEED = 20
+# Distinct problems of each split; the warm start has all the others.
+SPLIT_SIZES = {"heldout": 250, "choice": 200, "train": 400}
+
+Numbers = tuple[int, int, int]
+Split = Literal["warm_start", "train", "choice", "heldout"]
+Outcome = Literal["correct", "gave_up", "false_hit", "cut_off", "true_hit_wrong_answer"]
+OUTCOMES: tuple[Outcome, ...] = ("correct", "gave_up", "false_hit", "cut_off", "true_hit_wrong_answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Three numbers, in the order they are shown, and the target. Two problems are the same when only the order differs."""
+
+    numbers: Numbers
+    target: int
+
+    @property
+    def prompt(self) -> str:
+        """The user's message.
+
+        >>> Problem((9, 1, 5), 15).prompt
+        'numbers 9 1 5 target 15'
+        """
+        return f"numbers {' '.join(map(str, self.numbers))} target {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One way to combine the three numbers: ``steps`` as it is thought, ``value`` it reaches, ``expression`` to answer with."""
+
+    steps: str
+    value: int
+    expression: str
+
+
+@cache
+def tries(numbers: Numbers) -> tuple[Try, ...]:
+    """Every distinct try for ``numbers`` (about 25).
+
+    >>> tries((9, 1, 5))[0]
+    Try(steps='9+1=10,5+10=15', value=15, expression='5+(9+1)')
+    """
+    found: dict[str, Try] = {}
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        rest = numbers[3 - first - second]
+        for inner, outer in itertools.product("+-*", repeat=2):
+            left, right, middle = _apply(inner, numbers[first], numbers[second])
+            low, high, value = _apply(outer, rest, middle)
+            swapped = (low, high) != (rest, middle)
+            bracket = f"({left}{inner}{right})"
+            expression = f"{bracket}{outer}{rest}" if swapped else f"{rest}{outer}{bracket}"
+            steps = f"{left}{inner}{right}={middle},{low}{outer}{high}={value}"
+            if value <= MAX_VALUE:
+                found.setdefault(steps, Try(steps, value, expression))
+    return tuple(found.values())
+
+
+def _apply(operator: str, left: int, right: int) -> tuple[int, int, int]:
+    """The operands in the order written (a subtraction starts with the larger) and the result."""
+    if operator == "-":
+        left, right = max(left, right), min(left, right)
+    return left, right, {"+": left + right, "-": left - right, "*": left * right}[operator]
+
+
+@cache
+def split(name: Split) -> tuple[Problem, ...]:
+    """The solvable problems of one split, numbers in rising order. No problem is in two splits."""
+    every = [
+        Problem(numbers, target)
+        for numbers in itertools.combinations_with_replacement(range(1, MAX_NUMBER + 1), 3)
+        for target in sorted({one.value for one in tries(numbers)} & set(range(1, MAX_TARGET + 1)))
+    ]
+    random.Random(SPLIT_SEED).shuffle(every)
+    begin = 0
+    for other, size in SPLIT_SIZES.items():
+        if other == name:
+            return tuple(every[begin : begin + size])
+        begin += size
+    return tuple(every[begin:])
+
+
+def shuffled(problem: Problem, rng: random.Random) -> Problem:
+    """The same problem, its numbers shown in a random order."""
+    first, second, third = rng.sample(problem.numbers, 3)
+    return Problem((first, second, third), problem.target)
+
+
+def demonstrate(problem: Problem, rng: random.Random, give_up: float = 0.5, persistent: float = 0.08) -> str:
+    """One demonstration: tries in random order, none twice, until one hits or the demonstrator gives up.
+
+    After a miss it gives up with probability ``give_up`` and answers with the failed try; a share ``persistent`` of the
+    demonstrations never gives up before ``MAX_TRIES``. That noise is what reinforcement learning removes: the skill of
+    trying and of judging a try is there, the will to go on is not.
+    """
+    order = list(tries(problem.numbers))
+    rng.shuffle(order)
+    goes_on = rng.random() < persistent
+    thoughts = []
+    for one in order[:MAX_TRIES]:
+        hit = one.value == problem.target
+        thoughts.append(one.steps + ("!" if hit else "?"))
+        if hit or (not goes_on and rng.random() < give_up):
+            break
+    return f"<think>{';'.join(thoughts)}</think><answer>{one.expression}</answer>"
+
+
+def outcome(completion: str, numbers: Numbers, target: int) -> Outcome:
+    """What became of a completion; a completion without both blocks is ``cut_off``, whatever broke it.
+
+    >>> outcome("<think>9*5=45,1+45=46?</think><answer>1+(9*5)</answer>", (9, 1, 5), 15)
+    'gave_up'
+    """
+    example = {"numbers": " ".join(map(str, numbers)), "target": str(target)}
+    if not format_reward("", completion, example):
+        return "cut_off"
+    if correct_reward("", completion, example):
+        return "correct"
+    verdicts = claims(completion, numbers, target)
+    if not verdicts or not verdicts[-1].claimed:
+        return "gave_up"
+    return "true_hit_wrong_answer" if verdicts[-1].true else "false_hit"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One try as a model wrote it: whether it claimed a hit, and whether it truly was one."""
+
+    steps: str
+    claimed: bool
+    true: bool
+
+
+_TRY = re.compile(r"([0-9+\-*=,]+)([?!])")
+_STEPS = re.compile(r"([0-9]+)([+\-*])([0-9]+)=([0-9]+),([0-9]+)([+\-*])([0-9]+)=([0-9]+)")
+
+
+def claims(completion: str, numbers: Numbers, target: int) -> list[Claim]:
+    """Every try in the thinking part. A hit is true when both steps are right, use the numbers once and reach the target."""
+    thinking = completion.split("</think>")[0]
+    return [
+        Claim(steps, mark == "!", _reaches(steps, numbers, target)) for steps, mark in _TRY.findall(thinking)
+    ]
+
+
+def _reaches(steps: str, numbers: Numbers, target: int) -> bool:
+    """Whether the two steps are sound arithmetic on exactly ``numbers`` and end at ``target``."""
+    match = _STEPS.fullmatch(steps)
+    if match is None:
+        return False
+    first, _, second, middle, left, _, right, value = match.groups()
+    inner, outer = steps.split(",")
+    sound = all(evaluate(step.split("=")[0]) == int(step.split("=")[1]) for step in (inner, outer))
+    used = [int(first), int(second), int(left), int(right)]
+    if not sound or int(middle) not in used[2:]:
+        return False
+    used.remove(int(middle))
+    return sorted(used) == sorted(numbers) and int(value) == target
