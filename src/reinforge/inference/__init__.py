@@ -1,0 +1,1 @@
+"""The sampler: one continuous-batching engine for rollouts and for serving."""

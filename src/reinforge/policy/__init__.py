@@ -1,0 +1,1 @@
+"""The policy: a base model with a LoRA adapter, and the ways to run it that learner and sampler share."""
