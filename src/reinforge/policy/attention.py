@@ -281,7 +281,7 @@ def prefix_path_gap(model: PreTrainedModel, seed: int = 0) -> float:
     Leaves the model with shared-prefix attention. Raises what the model raises when it does not fit the path.
     """
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = output_head(model).weight.shape[0]
+    vocabulary = int(model.config.get_text_config().vocab_size)
     device = next(model.parameters()).device
     prompts = [torch.randint(vocabulary, (n,), generator=generator).tolist() for n in (1, 7, 12)]
     rows = torch.randint(vocabulary, (3, 5), generator=generator).tolist()

@@ -28,7 +28,7 @@ def stream_key(*parts: int | str) -> int:
 
 def mix(keys: Tensor, counter: Tensor | int) -> Tensor:
     """Keys of the streams' `counter`-th elements; int64, broadcast."""
-    x = keys + (counter + 1) * _GOLDEN
+    x = keys + (torch.as_tensor(counter, device=keys.device) + 1) * _GOLDEN
     x = (x ^ _shift_right(x, 30)) * _MIX_1
     x = (x ^ _shift_right(x, 27)) * _MIX_2
     return x ^ _shift_right(x, 31)

@@ -1,6 +1,7 @@
 """Write the recipe's data sets: ``python -m reinforge.recipes.countdown.make_data --out DIR``."""
 
 import argparse
+import itertools
 import json
 import random
 from pathlib import Path
@@ -8,22 +9,17 @@ from pathlib import Path
 from reinforge.recipes.countdown.task import Problem, Split, shuffled, split
 
 DATA = Path(__file__).parent / "data"
-# Every problem of the training split is shown in several orders of its numbers, the others in one.
-ORDERS: dict[Split, int] = {"train": 6, "choice": 1, "heldout": 1}
+NAMES: tuple[Split, ...] = ("train", "choice", "heldout")
 
 
 def problems(name: Split) -> list[Problem]:
-    """The problems of one data set in file order: no two show the same numbers in the same order with the same target."""
+    """The problems of one data set in file order: for training in every order of their numbers, otherwise in a random one."""
     rng = random.Random(f"countdown {name}")
-    every = [shuffled(problem, rng) for problem in split(name) for _ in range(4 * ORDERS[name])]
-    kept: dict[Problem, None] = {}
-    for problem in every:
-        same = sum(sorted(other.numbers) == sorted(problem.numbers) and other.target == problem.target for other in kept)
-        if same < ORDERS[name]:
-            kept[problem] = None
-    ordered = list(kept)
-    rng.shuffle(ordered)
-    return ordered
+    if name != "train":
+        return [shuffled(problem, rng) for problem in split(name)]
+    orders = [(one, order) for one in split(name) for order in sorted(set(itertools.permutations(one.numbers)))]
+    rng.shuffle(orders)
+    return [Problem((first, second, third), one.target) for one, (first, second, third) in orders]
 
 
 def lines(name: Split) -> str:
@@ -37,11 +33,11 @@ def lines(name: Split) -> str:
 
 def main() -> None:
     """Write one file per data set."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=DATA)
+    parser = argparse.ArgumentParser(description="Write the data sets of the Countdown recipe.")
+    parser.add_argument("--out", type=Path, default=DATA, help="folder to write to (default: the recipe's own)")
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    for name in ORDERS:
+    for name in NAMES:
         (out / f"{name}.jsonl").write_text(lines(name), encoding="utf-8")
 
 

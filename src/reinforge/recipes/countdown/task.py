@@ -19,7 +19,7 @@ MAX_VALUE = 99
 MAX_TRIES = 15  # of a demonstration: the longest still fits into 224 tokens
 SPLIT_SEED = 20
 # Distinct problems of each split; the warm start has all the others.
-SPLIT_SIZES = {"heldout": 250, "choice": 200, "train": 400}
+SPLIT_SIZES = {"heldout": 250, "choice": 200, "train": 450}
 
 Numbers = tuple[int, int, int]
 Split = Literal["warm_start", "train", "choice", "heldout"]
@@ -65,11 +65,10 @@ def tries(numbers: Numbers) -> tuple[Try, ...]:
         rest = numbers[3 - first - second]
         for inner, outer in itertools.product("+-*", repeat=2):
             left, right, middle = _apply(inner, numbers[first], numbers[second])
-            low, high, value = _apply(outer, rest, middle)
-            swapped = (low, high) != (rest, middle)
+            start, end, value = _apply(outer, rest, middle)
+            steps = f"{left}{inner}{right}={middle},{start}{outer}{end}={value}"
             bracket = f"({left}{inner}{right})"
-            expression = f"{bracket}{outer}{rest}" if swapped else f"{rest}{outer}{bracket}"
-            steps = f"{left}{inner}{right}={middle},{low}{outer}{high}={value}"
+            expression = f"{rest}{outer}{bracket}" if (start, end) == (rest, middle) else f"{bracket}{outer}{rest}"
             if value <= MAX_VALUE:
                 found.setdefault(steps, Try(steps, value, expression))
     return tuple(found.values())
