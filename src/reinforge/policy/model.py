@@ -1,0 +1,245 @@
+"""Load a base model, put a LoRA adapter on it, and check how it may be run.
+
+The reference policy is the same model with the adapter off: it costs no memory. Weights come from safetensors only, and
+no Python code that comes with a model runs unless asked for by name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from reinforge.config import LoraParams
+from reinforge.errors import ModelError, SetupError
+from reinforge.policy import attention, dropout
+from reinforge.policy.counter_random import stream_key
+from reinforge.types import Adapter
+
+MAX_PREFIX_GAP = 1e-4
+"""Largest logit difference (float32) at which the shared-prefix path counts as the model's own."""
+_SMALL_DTYPE_GAP = 0.25
+"""The same for bfloat16 and float16, whose logits carry about three digits."""
+
+_MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A base model with the adapter that is trained, ready for learner and sampler."""
+
+    peft_model: PeftModel
+    model: PreTrainedModel
+    """The same network without PEFT's wrapper: transformers' model with LoRA layers inside."""
+    folder: Path
+    """Local folder of the base model, tokenizer included."""
+    shares_prefix: bool
+    """Prompts may be run once for their whole group; otherwise every pass is transformers' own."""
+    dropout_keys: dropout.DropoutKeys
+    notes: tuple[str, ...] = ()
+    """What a user should know about how this model runs."""
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """Within this block the model is the base model: adapter off."""
+        return cast(AbstractContextManager[Any], self.peft_model.disable_adapter())
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The adapter's matrices by name, in a fixed order."""
+        return {name: p for name, p in sorted(self.peft_model.named_parameters()) if p.requires_grad}
+
+    def parameter_counts(self) -> tuple[int, int]:
+        """(trainable, all) parameters."""
+        trainable = sum(p.numel() for p in self.trainable().values())
+        return trainable, sum(p.numel() for p in self.model.parameters())
+
+    def adapter(self, version: int) -> Adapter:
+        """A copy of the adapter's weights, float32."""
+        state = get_peft_model_state_dict(self.peft_model)
+        return Adapter(version, {name: tensor.detach().float().clone() for name, tensor in sorted(state.items())})
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Overwrite the adapter; names and shapes must be this adapter's."""
+        own = get_peft_model_state_dict(self.peft_model)
+        wrong = sorted(set(own) ^ set(weights)) or [n for n in own if own[n].shape != weights[n].shape]
+        if wrong:
+            raise ModelError(
+                f"The adapter does not fit: {len(wrong)} tensors differ, the first is {wrong[0]}.",
+                hint="It was trained with another base model, rank or target_modules.",
+            )
+        set_peft_model_state_dict(self.peft_model, dict(weights))
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write a PEFT adapter folder: adapter_config.json and adapter_model.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(dict(self.adapter(0).weights), folder / "adapter_model.safetensors")
+        self.peft_model.peft_config["default"].save_pretrained(folder)
+
+
+def load_policy(
+    base_model: str,
+    lora: LoraParams,
+    *,
+    seed: int,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> Policy:
+    """Load a base model and give it a fresh adapter: A drawn by `seed`, B zero, so the policy starts as the base."""
+    folder = resolve_folder(base_model)
+    model = _load_base(folder, pick_dtype(dtype, pick_device(device)), pick_device(device), trust_remote_code)
+    shares_prefix, notes = _check_prefix_path(model)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=cast(int, lora.lora_alpha),
+        lora_dropout=lora.lora_dropout,
+        target_modules=list(_target_modules(model, lora)),
+        base_model_name_or_path=base_model,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(stream_key("adapter", seed) % 2**31)
+        peft_model = get_peft_model(model, config, autocast_adapter_dtype=True)
+    peft_model.eval()
+    keys = dropout.install(peft_model, lora.lora_dropout)
+    return Policy(cast(PeftModel, peft_model), model, folder, shares_prefix, keys, notes)
+
+
+def load_adapter_folder(folder: Path) -> tuple[str, LoraParams, dict[str, Tensor]]:
+    """Read a PEFT adapter folder -> (base model, LoRA parameters, weights)."""
+    try:
+        stored = json.loads((folder / "adapter_config.json").read_text())
+        weights = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError) as fault:
+        raise ModelError(f"{folder} is not a readable LoRA adapter: {fault}.") from fault
+    lora = LoraParams(
+        rank=stored["r"],
+        lora_alpha=stored["lora_alpha"],
+        lora_dropout=0.0,
+        target_modules=tuple(sorted(stored["target_modules"])),
+    )
+    return stored["base_model_name_or_path"], lora, weights
+
+
+def is_adapter_folder(path: Path) -> bool:
+    return (path / "adapter_config.json").is_file()
+
+
+def resolve_folder(base_model: str) -> Path:
+    """A local folder as it is; anything else is a hub id, fetched into the hub's cache (HF_HOME, HF_TOKEN,
+    HF_HUB_OFFLINE are honoured)."""
+    path = Path(base_model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{path} holds no config.json.", hint="Name the folder of a Hugging Face model.")
+        return path
+    if path.is_absolute() or base_model.startswith(".") or base_model.count("/") > 1:
+        raise ModelError(f"There is no folder {path}.", hint="Check base_model.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(base_model, allow_patterns=_MODEL_FILES))
+    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as fault:
+        raise ModelError(
+            f"{base_model!r} is no local folder and could not be fetched from the hub: {str(fault).splitlines()[0]}",
+            hint="Check the name and the network, or set base_model to a folder.",
+        ) from fault
+
+
+def pick_device(device: str) -> torch.device:
+    """auto: CUDA, then Apple's GPU, then CPU."""
+    if device != "auto":
+        try:
+            chosen = torch.device(device)
+        except RuntimeError as fault:
+            raise SetupError(f"device = {device!r} is unknown.", hint="Use cpu, cuda, cuda:1 or mps.") from fault
+        if chosen.type == "cuda" and not torch.cuda.is_available():
+            raise SetupError("device = cuda, but torch sees no CUDA GPU.", hint="Set device = cpu or auto.")
+        return chosen
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """auto: bfloat16 on GPUs that compute in it, else float32 (S2-034)."""
+    if dtype != "auto":
+        return cast(torch.dtype, getattr(torch, dtype))
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def pick_threads(threads: int | None, num_parameters: int) -> int:
+    """Small models lose by sharing a step between threads (measured at 0.3M and 5M parameters)."""
+    return threads or (1 if num_parameters < 20_000_000 else os.cpu_count() or 1)
+
+
+def _load_base(folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> PreTrainedModel:
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} holds no *.safetensors; other weight formats can run code when loaded and are refused.",
+            hint="Convert the model to safetensors.",
+        )
+    config = json.loads((folder / "config.json").read_text())
+    if "auto_map" in config and not trust_remote_code:
+        raise ModelError(
+            f"{folder} needs Python code that comes with the model.",
+            hint="If you trust its authors, set trust_remote_code = true.",
+        )
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as fault:
+        raise ModelError(f"The model in {folder} cannot be loaded: {str(fault).splitlines()[0]}") from fault
+    model.requires_grad_(False)
+    return cast(PreTrainedModel, model.eval().to(device))
+
+
+def _check_prefix_path(model: PreTrainedModel) -> tuple[bool, tuple[str, ...]]:
+    """One forward on random ids, both ways: a model whose attention is not ours takes the plain path and says so."""
+    limit = MAX_PREFIX_GAP if model.dtype == torch.float32 else _SMALL_DTYPE_GAP
+    try:
+        gap = attention.prefix_path_gap(model)
+        reason = f"logits differ by {gap:.1e}, allowed is {limit:.0e}"
+    except Exception as fault:  # noqa: BLE001 - whatever a foreign model raises here, the answer is the plain path
+        gap, reason = float("inf"), f"{type(fault).__name__}: {fault}"
+    if gap <= limit:
+        return True, ()
+    attention.use_plain_attention(model)
+    note = (
+        f"{type(model).__name__} does not fit shared-prefix attention ({reason}): prompts are run once per completion."
+    )
+    return False, (note,)
+
+
+def _target_modules(model: PreTrainedModel, lora: LoraParams) -> tuple[str, ...]:
+    """Names of the layers to adapt. All linear ones but the output head by default, by their last name."""
+    head = model.get_output_embeddings()
+    linear = {
+        name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head
+    }
+    if lora.target_modules == "all-linear":
+        return tuple(sorted(linear))
+    known = {name for name, _ in model.named_modules()} | linear
+    missing = [name for name in lora.target_modules if name not in known]
+    if missing:
+        raise ModelError(
+            f"target_modules names {missing}, which {type(model).__name__} does not have.",
+            hint=f"Its linear layers are {sorted(linear)}.",
+        )
+    return lora.target_modules
