@@ -1,0 +1,1 @@
+"""From graded groups to a better adapter: advantages, micro-batches, loss, optimizer step, checkpoint."""
