@@ -1,0 +1,61 @@
+# Everything installs into .venv and nothing outside it changes. The first call takes minutes, later ones skip that.
+#
+#   make demo     train a model on this machine's CPU and watch it get better (about two minutes)
+#   make test     what CI runs: check, then every test but the long proofs
+#   make check    lint, format and types only
+#   make docs     write the reference pages anew from the code
+#   make clean    remove .venv and caches
+#
+# PYTHON=/path/to/python3.12 make demo      choose the interpreter (3.11 or newer)
+# TORCH_INDEX=<url> make demo               where torch comes from; empty: plain pip
+
+BIN := .venv/bin
+PYTHON ?=
+CPU_TORCH := https://download.pytorch.org/whl/cpu
+WORKERS ?= 2
+
+.PHONY: demo test check docs clean
+
+demo: .venv/.train
+	$(BIN)/reinforge demo
+
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "not prove"
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src
+
+docs: .venv/.dev
+	$(BIN)/python -m reinforge.reference
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+# One stamp for each set of packages: newer than pyproject.toml means installed.
+.venv/.train .venv/.dev: .venv/.%: pyproject.toml | .venv/bin/python
+	@index="$${TORCH_INDEX-$$($(find_torch_index))}"; \
+	echo "Installing reinforge[$*] into .venv ($${index:-plain pip} for torch)"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  $${index:+--extra-index-url "$$index"} --editable ".[$*]"
+	@touch $@
+
+.venv/bin/python:
+	@for candidate in "$(PYTHON)" python3.12 python3.13 python3.11 python3.14 python3 python; do \
+	  "$$candidate" -c '$(is_fit)' 2>/dev/null && exec "$$candidate" -m venv .venv; \
+	done; \
+	echo "Reinforge needs Python 3.11 or newer with its venv module, and found none." >&2; \
+	echo "Debian, Ubuntu: sudo apt install python3-venv    macOS: brew install python@3.12" >&2; \
+	echo "Or name one:    PYTHON=/path/to/python3.12 make $(MAKECMDGOALS)" >&2; \
+	exit 4
+
+is_fit = import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+# PyPI's torch for Linux brings gigabytes of CUDA libraries. Without an NVIDIA GPU, PyTorch's own index of CPU builds
+# is used beside PyPI if it answers within 3 seconds (pip prefers 2.x.y+cpu to 2.x.y).
+define find_torch_index
+[ "$$(uname -s)" = Linux ] && ! [ -e /proc/driver/nvidia/version ] && ! [ -e /dev/dxg ] \
+&& $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(CPU_TORCH)/torch/", timeout=3)' 2>/dev/null \
+&& echo $(CPU_TORCH)
+endef
