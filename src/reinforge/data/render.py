@@ -1,0 +1,191 @@
+"""Examples become token ids through the model's chat template, and token ids become text again.
+
+Uses `tokenizers` and `jinja2`, not transformers: prompts are rendered where no torch is installed. The result equals
+transformers' `apply_chat_template(..., tokenize=True)` token for token (tests/data/test_render.py).
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import TemplateSyntaxError
+
+from reinforge.data.chat_template import TEMPLATE_FAULTS, ChatTemplate
+from reinforge.data.tokenizer_files import TokenizerFiles, read_tokenizer_files
+from reinforge.errors import DataError, ModelError
+from reinforge.types import Example, Prompt
+
+_NUM_NAMED = 10
+"""Rows named in an error about several."""
+
+
+class Renderer:
+    """The tokenizer and chat template of one model."""
+
+    def __init__(self, files: TokenizerFiles, today: datetime.datetime | None = None) -> None:
+        self._tokenizer = files.tokenizer
+        self._named_tokens = files.named_tokens
+        self._templates = {name: _compile(text, name, today) for name, text in files.chat_templates.items()}
+        added = files.tokenizer.get_added_tokens_decoder()
+        self._special_texts = tuple(token.content for token in added.values() if token.special)
+        self.eos_ids: frozenset[int] = files.eos_ids
+        """Tokens that end a completion."""
+        self.pad_id: int = files.pad_id
+        """Fills places in a batch that hold no token."""
+        self.vocab_size: int = max(files.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        """One more than the highest token id; a model's embedding may have more rows."""
+
+    @classmethod
+    def from_folder(cls, folder: Path | str, today: datetime.datetime | None = None) -> Renderer:
+        """Of a local model folder. `today` is what templates that print a date take as the current one: a run that must
+        render the same prompts after midnight, or when resumed, hands in its own start."""
+        return cls(read_tokenizer_files(Path(folder)), today)
+
+    def prompt(self, example: Example) -> Prompt:
+        """The example as the model is given it.
+
+        - Messages go through the chat template, ending where the assistant's turn begins.
+        - A text is one user message, unless it begins with a special token (`<|im_start|>...`): then it has been
+          rendered before and is taken as it is. Without a chat template every text is taken as it is, after the
+          tokenizer's own beginning-of-sequence token if it adds one and the text does not begin with it.
+        """
+        place = f"Example {example.index}"
+        is_text = isinstance(example.prompt, str)
+        if isinstance(example.prompt, str) and (not self._templates or example.prompt.startswith(self._special_texts)):
+            if example.tools:
+                raise DataError(
+                    f"{place} has tools, which need a chat template.", hint="Use an instruction-tuned model."
+                )
+            text, token_ids = example.prompt, self._encode_plain(example.prompt)
+        else:
+            messages = ({"role": "user", "content": example.prompt},) if is_text else example.prompt
+            text = self._render(Example(example.index, messages, tools=example.tools), place)
+            token_ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        if not token_ids:
+            raise DataError(f"{place} has a prompt of no tokens.", hint="Remove the row.")
+        return Prompt(example, text, token_ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a completion, without special and end tokens. Bytes that are no UTF-8 become U+FFFD."""
+        kept = [token_id for token_id in token_ids if token_id not in self.eos_ids]
+        return str(self._tokenizer.decode(kept, skip_special_tokens=True))
+
+    def num_tokens(self, text: str) -> int:
+        """Length of a text in tokens, without the ones a tokenizer adds around it."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _render(self, example: Example, place: str) -> str:
+        if not self._templates:
+            raise DataError(
+                f"{place} has chat messages (or data.system_prompt is set), but the model has no chat template.",
+                hint="Use an instruction-tuned model, or write plain-text prompts with data.prompt_template.",
+            )
+        name = "tool_use" if example.tools and "tool_use" in self._templates else "default"
+        template = self._templates.get(name)
+        if template is None:
+            raise ModelError(
+                f"The model's chat templates are {', '.join(self._templates)}; none is the default.",
+                hint="Save the one to use as chat_template.jinja in the model's folder.",
+            )
+        if example.tools and not template.mentions_tools:
+            raise DataError(f"{place} has tools, but the model's chat template shows none.", hint="Use another model.")
+        assert not isinstance(example.prompt, str)
+        try:
+            return template.render(example.prompt, example.tools, self._named_tokens)
+        except TEMPLATE_FAULTS as error:
+            raise DataError(f"{place}: the chat template refuses it: {error}", hint="Change its messages.") from error
+
+    def _encode_plain(self, text: str) -> tuple[int, ...]:
+        bos = self._named_tokens.get("bos_token")
+        if bos is not None and text.startswith(bos):
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        encoding = self._tokenizer.encode(text, add_special_tokens=True)
+        num_kept = len(encoding.ids)
+        while num_kept and encoding.special_tokens_mask[num_kept - 1]:
+            num_kept -= 1  # an end token that the tokenizer adds has no place after a prompt
+        return tuple(encoding.ids[:num_kept])
+
+
+class TextStream:
+    """Decodes a completion token by token, for stop strings and streaming.
+
+    The pieces and the rest join to `Renderer.decode` of all tokens. A piece is held back while it ends inside a
+    character: then "" comes back and the text follows with a later token.
+    """
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._token_ids: list[int] = []
+        self._context = 0  # decoding starts here: some decoders treat the first token of a text specially
+        self._told = 0  # the text of the tokens before this one has been returned
+
+    def push(self, token_id: int) -> str:
+        """The text this token completes."""
+        self._token_ids.append(token_id)
+        piece = self.rest()
+        if not piece or piece.endswith("\ufffd"):
+            return ""
+        self._context, self._told = self._told, len(self._token_ids)
+        return piece
+
+    def rest(self) -> str:
+        """The text held back so far: the end of a completion cut inside a character."""
+        before = self._renderer.decode(self._token_ids[self._context : self._told])
+        return self._renderer.decode(self._token_ids[self._context :])[len(before) :]
+
+
+def render_prompts(
+    examples: Sequence[Example],
+    renderer: Renderer,
+    max_prompt_tokens: int | None,
+    overlong: Literal["error", "skip"],
+    tell: Callable[[str], None] = lambda message: None,
+) -> list[Prompt]:
+    """Prompts of all examples, in order. Longer ones than `max_prompt_tokens` are an error that names them, or are left
+    out and their number is told; leaving out all of them is an error too."""
+    prompts = [renderer.prompt(example) for example in examples]
+    if max_prompt_tokens is None:
+        return prompts
+    too_long = [prompt for prompt in prompts if prompt.num_tokens > max_prompt_tokens]
+    if not too_long:
+        return prompts
+    longest = max(prompt.num_tokens for prompt in too_long)
+    named = ", ".join(f"{prompt.example.index} ({prompt.num_tokens} tokens)" for prompt in too_long[:_NUM_NAMED])
+    more = f" and {len(too_long) - _NUM_NAMED} more" if len(too_long) > _NUM_NAMED else ""
+    fault = f"{len(too_long)} of {len(prompts)} prompts exceed {max_prompt_tokens} tokens: examples {named}{more}."
+    if overlong == "error" or len(too_long) == len(prompts):
+        skip = "" if overlong == "skip" else ", or data.overlong_prompts: skip"
+        raise DataError(fault, hint=f"Set data.max_prompt_tokens: {longest}, shorten them{skip}.")
+    tell(f"{fault} They were left out.")
+    return [prompt for prompt in prompts if prompt.num_tokens <= max_prompt_tokens]
+
+
+def longest_answer_tokens(examples: Sequence[Example], answer_column: str, renderer: Renderer) -> int:
+    """Tokens of the longest gold answer: what `max_tokens` is chosen by."""
+    if not any(answer_column in example.columns for example in examples):
+        found = ", ".join(dict.fromkeys(column for example in examples for column in example.columns))
+        raise DataError(f'There is no column "{answer_column}" (found: {found}).', hint="Correct data.answer_column.")
+    answers = (example.columns.get(answer_column) for example in examples)
+    return max((renderer.num_tokens(str(answer)) for answer in answers if answer is not None), default=0)
+
+
+def max_tokens_for(longest_answer: int) -> int:
+    """Twice the longest gold answer, within 64..1024 (K8): room to think, and no endless babble.
+
+    >>> [max_tokens_for(tokens) for tokens in (3, 200, 5000)]
+    [64, 400, 1024]
+    """
+    return min(max(2 * longest_answer, 64), 1024)
+
+
+def _compile(text: str, name: str, today: datetime.datetime | None) -> ChatTemplate:
+    try:
+        return ChatTemplate(text, today)
+    except TemplateSyntaxError as error:
+        raise ModelError(
+            f'The chat template "{name}" is no valid Jinja at line {error.lineno}: {error.message}.',
+            hint="Mend chat_template.jinja in the model's folder.",
+        ) from error

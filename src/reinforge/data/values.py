@@ -1,0 +1,82 @@
+"""Which values a column may hold: text, numbers, booleans, null, lists and objects, as JSON knows them."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from reinforge.data.faults import Faults
+
+
+class NotFinite(str):
+    """Stands for a NaN or Infinity literal until the row's check finds it and names its column."""
+
+
+def value_fault(value: Any) -> tuple[str, str] | None:
+    """What keeps a value out of a data set, with a hint: a number that is not finite, a text that no file can hold,
+    a type JSON does not know.
+
+    >>> value_fault({"scores": [1.0, float("nan")]})
+    ('the number nan', 'Use null for a missing number.')
+    >>> value_fault(["fine", 3, None, True])
+    """
+    todo = [value]
+    while todo:  # a loop, not recursion: values nest as deep as the JSON parser allows
+        part = todo.pop()
+        if isinstance(part, NotFinite) or (isinstance(part, float) and not math.isfinite(part)):
+            return f"the number {part}", "Use null for a missing number."
+        if isinstance(part, str):
+            if "\0" in part:
+                return "a NUL character", "Remove it: it ends the text in many programs."
+            if _has_lone_surrogate(part):
+                return "half a character (a lone surrogate)", "Cut texts between characters, not inside an emoji."
+        elif isinstance(part, Mapping):
+            todo.extend(part.keys())
+            todo.extend(part.values())
+        elif isinstance(part, list | tuple):
+            todo.extend(part)
+        elif not isinstance(part, int | float | None):
+            return f"a value of type {type(part).__name__}", "Store it as text, number, list or object."
+    return None
+
+
+def values_fit(values: Mapping[str, Any], place: str, faults: Faults) -> bool:
+    """Whether a row holds only such values; if not, each bad column is noted."""
+    fits = True
+    for column, value in values.items():
+        found = value_fault(column) or value_fault(value)
+        if found:
+            shown = column.encode("utf-8", "backslashreplace").decode()
+            faults.add(place, f'has {found[0]} in "{shown}"', found[1])
+            fits = False
+    return fits
+
+
+def plain_value(value: Any) -> Any:
+    """The value in JSON's types: dates and times become ISO text, decimals floats, tuples lists.
+
+    >>> plain_value({"day": datetime.date(2024, 7, 26), "price": decimal.Decimal("1.5")})
+    {'day': '2024-07-26', 'price': 1.5}
+    """
+    if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {key: plain_value(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(part) for part in value]
+    return value
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    if text.isascii():
+        return False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
