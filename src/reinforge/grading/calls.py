@@ -1,0 +1,147 @@
+"""One reward function on the completions of one prompt: arguments in its dialect, scores out of what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reinforge.config import RewardFunctionsRuntimeConfig
+from reinforge.grading.reward_function import TRL_ARGUMENTS, RewardFunction
+from reinforge.grading.values import read_value
+from reinforge.roles import CallResult
+from reinforge.sandbox.pool import SourceFault, Worker, WorkerUnavailable
+from reinforge.types import Example, Score
+
+REPEAT_ONE_BY_ONE = {"raised", "exited", "out_of_memory", "not_serialisable"}
+"""Faults of a batched call after which each completion is judged alone, so that only the guilty ones get an error.
+Not `timeout`: a hang would then cost G deadlines instead of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The completions of one prompt, as graders need them."""
+
+    example: Example
+    prompt_text: str
+    """As the model was given it."""
+    texts: tuple[str, ...]
+    """[G]"""
+    token_ids: tuple[tuple[int, ...], ...]
+    """[G][T] Empty where completions came as text."""
+
+
+def score_case(
+    function: RewardFunction, case: Case, worker: Worker, runtime: RewardFunctionsRuntimeConfig
+) -> list[Score]:
+    """One score per completion, in order. Never raises for what the function does."""
+    try:
+        if function.dialect == "trl":
+            return _score_batched(function, case, worker, runtime.timeout_s)
+        return _score_each(function, case, worker, runtime)
+    except (WorkerUnavailable, SourceFault) as error:
+        # The source loaded when the run began, so this is the machine's fault: no process, no memory, a lost file.
+        return [_score(function, None, "masked", "worker_unavailable", str(error)) for _ in case.texts]
+
+
+def _score_each(
+    function: RewardFunction, case: Case, worker: Worker, runtime: RewardFunctionsRuntimeConfig
+) -> list[Score]:
+    """Predibase form: one call per completion, all in one message."""
+    prompt_name, completion_name, example_name = [p.name for p in function.parameters[:3]]
+    prompt = case.example.prompt if isinstance(case.example.prompt, str) else case.prompt_text
+    example = predibase_example(case.example, typed=runtime.typed_examples)
+    shared: dict[str, object] = {prompt_name: prompt, example_name: example}
+    each = [{completion_name: text} for text in case.texts]
+    results = worker.call_each(function.function_name, shared, each, runtime.timeout_s)
+    return [_score_of_result(function, result, result.value, none_applies_not=False) for result in results]
+
+
+def predibase_example(example: Example, *, typed: bool = False) -> dict[str, Any]:
+    """All columns, the prompt included. Untyped, every value is text: `str(value)`, so that `ast.literal_eval` gives
+    lists, dicts, numbers and None back (S0-100, S0-101); text stays as it is.
+
+    Example:
+        >>> predibase_example(Example(0, "Hi", {"target": 15, "numbers": [9, 1], "note": None}))
+        {'prompt': 'Hi', 'target': '15', 'numbers': '[9, 1]', 'note': 'None'}
+    """
+    prompt = example.prompt if isinstance(example.prompt, str) else [dict(message) for message in example.prompt]
+    row = {"prompt": prompt, **example.columns}
+    return row if typed else {key: value if isinstance(value, str) else str(value) for key, value in row.items()}
+
+
+def _score_batched(function: RewardFunction, case: Case, worker: Worker, timeout_s: float) -> list[Score]:
+    """TRL form: one call for all completions, repeated one by one when it failed because of some of them."""
+    everyone = list(range(len(case.texts)))
+    result = worker.call(function.function_name, trl_arguments(function, case, everyone), timeout_s)
+    if result.kind in REPEAT_ONE_BY_ONE and len(everyone) > 1:
+        each = [trl_arguments(function, case, [one]) for one in everyone]
+        results = worker.call_each(function.function_name, {}, each, timeout_s)
+        return [_scores_of_list(function, result, 1)[0] for result in results]
+    return _scores_of_list(function, result, len(everyone))
+
+
+def trl_arguments(function: RewardFunction, case: Case, chosen: list[int]) -> dict[str, object]:
+    """Keyword arguments as TRL passes them, limited to what the signature takes. Columns are natively typed and
+    repeated per completion; messages instead of text where the prompt is chat messages."""
+    columns = {k: v for k, v in case.example.columns.items() if k not in ("prompt", "completion", "completion_ids")}
+    prompt: object = case.example.prompt
+    completions: list[object] = [case.texts[i] for i in chosen]
+    if not isinstance(case.example.prompt, str):
+        prompt = [dict(message) for message in case.example.prompt]
+        completions = [[{"role": "assistant", "content": text}] for text in completions]
+    offered: dict[str, object] = {name: [value] * len(chosen) for name, value in columns.items()}
+    offered |= dict.fromkeys(TRL_ARGUMENTS)
+    offered |= {"prompts": [prompt] * len(chosen), "completions": completions}
+    offered["completion_ids"] = [case.token_ids[i] for i in chosen]
+    named = {p.name for p in function.parameters if p.by_keyword}
+    if any(p.kind == "var_keyword" for p in function.parameters):
+        named |= set(offered) - {"log_extra", "log_metric"}
+    return {name: value for name, value in offered.items() if name in named}
+
+
+def _scores_of_list(function: RewardFunction, result: CallResult, num_completions: int) -> list[Score]:
+    """The scores of one batched call. Its prints stay with the first completion; latency is shared out."""
+    values = result.value
+    kind, message = result.kind, result.message
+    if not kind and not isinstance(values, list):
+        kind, message = "not_a_list", f"returned {values!r:.100}, not a list of {num_completions} numbers"
+    elif not kind and isinstance(values, list) and len(values) != num_completions:
+        kind, message = "wrong_length", f"returned {len(values)} values for {num_completions} completions"
+    latency_s = result.latency_s / num_completions
+    scores = []
+    for index in range(num_completions):
+        prints = result.prints if index == 0 else ""
+        shared = CallResult(None, kind, message, prints, latency_s)
+        value = values[index] if not kind and isinstance(values, list) else None
+        scores.append(_score_of_result(function, shared, value, none_applies_not=True))
+    return scores
+
+
+def _score_of_result(
+    function: RewardFunction, result: CallResult, returned: object, *, none_applies_not: bool
+) -> Score:
+    kind, message, number = result.kind, result.message, None
+    if not kind:
+        value = read_value(returned, none_applies_not=none_applies_not)
+        kind, message, number = value.kind, value.message, value.number
+    state = "error" if kind else "ok"
+    return _score(function, number, state, kind, message, result.prints, result.latency_s)
+
+
+def _score(
+    function: RewardFunction,
+    number: float | None,
+    state: Any,
+    kind: str = "",
+    message: str = "",
+    prints: str = "",
+    latency_s: float = 0.0,
+) -> Score:
+    return Score(function.name, function.version, number, function.weight, state, kind, message, prints, latency_s)
+
+
+def columns_needed(functions: tuple[RewardFunction, ...], columns: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
+    """Function name -> columns its calls need but the data does not have; empty when all is well."""
+    missing = {f.name: tuple(c for c in f.required_columns if c not in columns) for f in functions}
+    return {name: names for name, names in missing.items() if names}

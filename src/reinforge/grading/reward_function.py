@@ -1,0 +1,220 @@
+"""Reward functions: where their text comes from, and which of the known forms each has.
+
+| dialect | call | returns |
+|---|---|---|
+| `predibase` | `reward(prompt, completion, example)` for each completion | a number |
+| `trl` | `reward(prompts=[...], completions=[...], **columns)` for all completions of a prompt | a list of numbers |
+
+A function with a parameter named `prompts` or `completions` is `trl`; one with three parameters is `predibase`,
+whatever their names (more must have defaults). Both may be `async def`. User code is never run here: a worker process
+loads it and tells what parameters its functions have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tokenize
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from reinforge.errors import RewardError
+from reinforge.grading.callable_source import source_of_callable
+from reinforge.sandbox.pool import Limits, SourceFault, Worker, WorkerUnavailable
+
+Dialect = Literal["predibase", "trl"]
+
+FORMS = """Accepted forms:
+  def reward(prompt, completion, example): ...        # returns one number; example holds the row's columns as text
+  def reward(prompts, completions, **columns): ...    # returns a list with one number (or None) per completion"""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a function."""
+
+    name: str
+    kind: str
+    """As in `inspect`: positional_only, positional_or_keyword, var_positional, keyword_only, var_keyword."""
+    has_default: bool
+
+    @property
+    def by_keyword(self) -> bool:
+        return self.kind in ("positional_or_keyword", "keyword_only")
+
+
+@dataclass(frozen=True, slots=True)
+class RewardFunction:
+    """One version of a reward function: its whole text and how it is called."""
+
+    name: str
+    """Display name: of the scores, the weights and the charts."""
+    version: str
+    """`<name>_v<n>`; the text of a version never changes."""
+    source: str
+    """The whole module text it lives in; nothing else is needed to run it but installed packages."""
+    file_name: str
+    """For tracebacks."""
+    function_name: str
+    """In `source`."""
+    dialect: Dialect
+    parameters: tuple[Parameter, ...]
+    weight: float = 1.0
+    doc: str = ""
+    """First line of its docstring."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the source's UTF-8 text."""
+        return hashlib.sha256(self.source.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """Columns without which a TRL-form call must fail. (What a Predibase-form function reads, nobody knows.)"""
+        if self.dialect != "trl":
+            return ()
+        return tuple(
+            p.name for p in self.parameters if p.by_keyword and not p.has_default and p.name not in TRL_ARGUMENTS
+        )
+
+
+TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+"""What TRL itself passes; the last three are None here, and only where a parameter asks for them by name."""
+
+
+def detect_dialect(parameters: tuple[Parameter, ...]) -> Dialect | None:
+    """The form of a function by its parameters; None when it fits none. A further dialect is one more rule here.
+
+    Example:
+        >>> three = tuple(Parameter(name, "positional_or_keyword", False) for name in ("prompt", "completion", "row"))
+        >>> detect_dialect(three), detect_dialect(three[:2])
+        ('predibase', None)
+    """
+    if any(p.kind == "positional_only" and not p.has_default for p in parameters):
+        return None
+    names = {p.name for p in parameters if p.by_keyword}
+    if names & {"prompts", "completions"}:
+        return "trl"
+    positional = [p for p in parameters if p.kind == "positional_or_keyword"]
+    further = [*positional[3:], *(p for p in parameters if p.kind == "keyword_only")]
+    if len(positional) >= 3 and all(p.has_default for p in further):
+        return "predibase"
+    return None
+
+
+def load_reward_functions(
+    functions: Mapping[str, str | Callable[..., Any]],
+    weights: Mapping[str, float],
+    base_dir: Path,
+    limits: Limits | None = None,
+) -> tuple[RewardFunction, ...]:
+    """Load every function of a config: display name -> `file.py:function` or the Python function itself.
+
+    Raises RewardError naming the function, the file and line, and the fix.
+    """
+    loaded = []
+    facts_by_source: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for name, reference in functions.items():
+        source, file_name, function_name = _locate(name, reference, base_dir)
+        key = (source, file_name)
+        if key not in facts_by_source:
+            facts_by_source[key] = describe_source(source, file_name, limits)
+        fact = _find(name, function_name, file_name, facts_by_source[key])
+        loaded.append(_build(name, source, file_name, fact, weights.get(name, 1.0)))
+    return tuple(loaded)
+
+
+def load_rewards_file(reference: str, base_dir: Path, limits: Limits | None = None) -> tuple[RewardFunction, ...]:
+    """`rewards.py:function`, or all functions of `rewards.py` that have a known form by their parameters' names."""
+    path, _, function_name = reference.rpartition(":") if not reference.endswith(".py") else (reference, "", "")
+    if function_name:
+        return load_reward_functions({function_name: reference}, {}, base_dir, limits)
+    source, file_name = _read(reference, path, base_dir)
+    facts = [
+        fact
+        for fact in describe_source(source, file_name, limits)
+        if fact["own"] and not fact["name"].startswith("_") and _named_like_a_reward(_parameters(fact))
+    ]
+    if not facts:
+        raise RewardError(f"{path} has no reward function.", hint=FORMS)
+    return tuple(_build(fact["name"], source, file_name, fact, 1.0) for fact in facts)
+
+
+def describe_source(source: str, file_name: str, limits: Limits | None = None) -> list[dict[str, Any]]:
+    """The functions of a module text, as a worker sees them; RewardError when it does not load."""
+    worker = Worker(source, file_name, limits)
+    try:
+        return worker.describe()
+    except SourceFault as fault:
+        place = f"{file_name}:{fault.line}" if fault.line else file_name
+        raise RewardError(f"{place}: {fault.text}.", hint=_load_hint(fault)) from None
+    except WorkerUnavailable as error:
+        raise RewardError(f"{file_name}: {error}.") from error
+    finally:
+        worker.close()
+
+
+def _load_hint(fault: SourceFault) -> str:
+    if fault.package:
+        return (
+            f'Install the package "{fault.package}" in this environment, or, if it is a file beside this one, copy '
+            "what you need of it here: a reward function is one file."
+        )
+    return ""
+
+
+def _locate(name: str, reference: str | Callable[..., Any], base_dir: Path) -> tuple[str, str, str]:
+    """(source, file name, function name) of one entry of the config."""
+    if not isinstance(reference, str):
+        return source_of_callable(name, reference)
+    path, colon, function_name = reference.rpartition(":")
+    if not colon or not path or not function_name.isidentifier():
+        raise RewardError(
+            f'reward function "{name}" is given as "{reference}", which names no function.',
+            hint=f'Write it as file.py:function, for instance "{reference.rstrip(":")}:{name}".',
+        )
+    return (*_read(name, path, base_dir), function_name)
+
+
+def _read(name: str, path: str, base_dir: Path) -> tuple[str, str]:
+    full = base_dir / path
+    try:
+        with tokenize.open(full) as file:
+            return file.read(), str(full)
+    except FileNotFoundError:
+        raise RewardError(
+            f'reward function "{name}": there is no file {full}.', hint=f"Paths are relative to {base_dir}."
+        ) from None
+    except (OSError, SyntaxError, UnicodeDecodeError) as error:
+        raise RewardError(f'reward function "{name}": {full} cannot be read: {error}.') from None
+
+
+def _find(name: str, function_name: str, file_name: str, facts: list[dict[str, Any]]) -> dict[str, Any]:
+    for fact in facts:
+        if fact["name"] == function_name:
+            return fact
+    found = ", ".join(fact["name"] for fact in facts if fact["own"]) or "none"
+    raise RewardError(f'reward function "{name}": {file_name} has no function {function_name} (found: {found}).')
+
+
+def _build(name: str, source: str, file_name: str, fact: dict[str, Any], weight: float) -> RewardFunction:
+    parameters = _parameters(fact)
+    dialect = detect_dialect(parameters)
+    if dialect is None:
+        shown = ", ".join({"var_positional": "*", "var_keyword": "**"}.get(p.kind, "") + p.name for p in parameters)
+        place = f"{file_name}:{fact['line']}" if fact["line"] else file_name
+        raise RewardError(f"{place}: {fact['name']}({shown}) has none of the known forms.", hint=FORMS)
+    return RewardFunction(
+        name, f"{name}_v1", source, file_name, fact["name"], dialect, parameters, weight, doc=fact["doc"]
+    )
+
+
+def _parameters(fact: dict[str, Any]) -> tuple[Parameter, ...]:
+    return tuple(Parameter(name, kind, has_default) for name, kind, has_default in fact["parameters"])
+
+
+def _named_like_a_reward(parameters: tuple[Parameter, ...]) -> bool:
+    """Stricter than `detect_dialect`: helper functions with three parameters are no reward functions."""
+    names = [p.name for p in parameters]
+    return detect_dialect(parameters) == "trl" or (names[:2] == ["prompt", "completion"] and len(names) >= 3)

@@ -1,0 +1,74 @@
+"""What a reward function may return, and what counts as its value.
+
+| returned | value of the score |
+|---|---|
+| int, float | the number |
+| bool | True is 1.0, False is 0.0 |
+| NumPy or torch scalar, Decimal, Fraction, any object with `__float__` | the number |
+| None | TRL form: does not apply to this row (no value, state `ok`); else error `not_a_number` |
+| NaN, infinity, an integer beyond 1.8e308 | error `not_finite` |
+| text (also "0.5"), complex, list, dict, generator, anything else | error `not_a_number` |
+
+An error has no value and counts as reward 0 (S0-014). Text is refused even when it looks like a number: it is nearly
+always a column returned by mistake, and the fix is one `float(...)`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MAX_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A returned value as a score sees it: a finite number, or None with the reason in `kind` (empty: inapplicable)."""
+
+    number: float | None
+    kind: str = ""
+    message: str = ""
+
+
+def read_value(returned: object, *, none_applies_not: bool) -> Value:
+    """Judge one returned value, as it came through JSON.
+
+    Example:
+        >>> read_value(True, none_applies_not=False).number
+        1.0
+        >>> read_value("0.5", none_applies_not=False)
+        Value(number=None, kind='not_a_number', message="returned the text '0.5': return float(...) instead")
+        >>> read_value(None, none_applies_not=True)
+        Value(number=None, kind='', message='')
+    """
+    if returned is None and none_applies_not:
+        return Value(None)
+    if isinstance(returned, (bool, int, float)):
+        try:
+            number = float(returned)
+        except OverflowError:
+            return Value(None, "not_finite", "returned an integer too large for a float: rewards must be finite")
+        if math.isfinite(number):
+            return Value(number)
+        return Value(None, "not_finite", f"returned {number}: rewards must be finite")
+    return Value(None, "not_a_number", f"returned {describe(returned)}")
+
+
+def describe(returned: object) -> str:
+    """A returned value in words, short enough for a table.
+
+    Example:
+        >>> describe([1, 2]), describe({"$type": "complex", "$text": "1j"})
+        ('a list ([1, 2]): return one number', 'a complex (1j): return one number')
+    """
+    if returned is None:
+        return "None: every path of the function must return a number"
+    if isinstance(returned, str):
+        return f"the text {_cut(repr(returned))}: return float(...) instead"
+    if isinstance(returned, dict) and set(returned) == {"$type", "$text"}:
+        return f"a {returned['$type']} ({_cut(str(returned['$text']))}): return one number"
+    return f"a {type(returned).__name__} ({_cut(repr(returned))}): return one number"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."

@@ -1,0 +1,1 @@
+"""Runs user code in worker processes: never in ours."""

@@ -1,0 +1,242 @@
+"""One worker process: started clean, spoken to over a private socket pair, killed as a group."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from reinforge.roles import CallResult
+
+RUNNER = Path(__file__).with_name("runner.py")
+FRAME_OVERHEAD_BYTES = 1_000_000
+"""Room in a reply beside the value: prints, messages, escapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a worker process may use; `load_s` and the bytes bound what it can make us wait for and hold."""
+
+    max_memory_bytes: int = 2 << 30
+    """Address space of each process. Generous: NumPy alone reserves hundreds of megabytes."""
+    max_file_bytes: int = 64 << 20
+    """Largest file it can write."""
+    max_print_bytes: int = 20_000
+    """Kept of what one call prints."""
+    max_result_bytes: int = 1_000_000
+    """Largest JSON text one call may return."""
+    load_s: float = 60.0
+    """For running the module body: imports of heavy packages take their time."""
+
+
+class WorkerUnavailable(Exception):
+    """A worker process could not be started, or was closed: our fault or the machine's, never the function's."""
+
+
+class WorkerGone(Exception):
+    """The process ended, or broke its channel, before it answered."""
+
+
+class SourceFault(Exception):
+    """The module body failed: syntax error, missing package, exception, hang."""
+
+    def __init__(self, text: str, line: int | None = None, package: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.line = line
+        self.package = package
+
+
+class WorkerProcess:
+    """A started process. One thread at a time; after any exception it must be killed."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        folder = tempfile.mkdtemp(prefix="reinforge-worker-")
+        try:
+            self._start(folder)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise WorkerUnavailable(f"a worker process could not be started: {error}") from error
+        self.kill = weakref.finalize(self, _kill, self._process, self._socket, self._output, folder)
+        self.functions: list[dict[str, Any]] = []
+        """What `load` found: see `runner.describe`."""
+
+    def _start(self, folder: str) -> None:
+        output = os.path.join(folder, ".output")
+        self._output = os.open(output, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        os.unlink(output)  # reachable through descriptors 1 and 2 only
+        self._socket, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(theirs.fileno()), _json(self.limits)],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                cwd=folder,
+                env=_environment(),
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except OSError:
+            self._socket.close()
+            os.close(self._output)
+            raise
+        finally:
+            theirs.close()
+
+    def load(self, source: str, file_name: str) -> None:
+        """Run the module body in the process. Raises SourceFault when it fails."""
+        deadline = time.monotonic() + self.limits.load_s
+        nonce = secrets.token_hex(8)
+        try:
+            self._send({"op": "load", "nonce": nonce, "source": source, "file_name": file_name}, deadline)
+            reply = self._receive(nonce, deadline)
+        except TimeoutError:
+            raise SourceFault(f"the file did not finish loading within {self.limits.load_s:g} s") from None
+        except WorkerGone as error:
+            raise SourceFault(f"the process ended while the file was loading ({error})") from None
+        if not reply.get("ok"):
+            raise SourceFault(str(reply.get("error")), reply.get("line"), str(reply.get("package") or ""))
+        self.functions = list(reply["functions"])
+
+    def begin(
+        self, function: str, shared: Mapping[str, object], each: Sequence[Mapping[str, object]], deadline_s: float
+    ) -> str:
+        """Send one request for `len(each)` calls; the nonce to read their replies with."""
+        nonce = secrets.token_hex(8)
+        request = {
+            "op": "call",
+            "nonce": nonce,
+            "function": function,
+            "shared": json.dumps(shared, default=str),
+            "each": each,
+            "deadline_s": deadline_s,
+        }
+        self._send(request, time.monotonic() + deadline_s)
+        return nonce
+
+    def next_result(self, nonce: str, index: int, deadline_s: float) -> CallResult:
+        """The next call's result; TimeoutError or WorkerGone when it will not come."""
+        reply = self._receive(nonce, time.monotonic() + deadline_s)
+        if reply.get("index") != index:
+            raise WorkerGone("it broke its result channel")
+        return CallResult(
+            value=reply.get("value"),
+            kind=str(reply.get("kind", "")),
+            message=str(reply.get("message", "")),
+            prints=str(reply.get("prints", "")),
+            latency_s=float(reply.get("latency_s", 0.0)),
+        )
+
+    def end(self) -> None:
+        """Kill the process group at once, from any thread; whoever uses the process then meets WorkerGone."""
+        _kill_group(self._process)
+
+    def unread_prints(self) -> str:
+        """What the call that never answered had printed."""
+        size = os.fstat(self._output).st_size
+        text = os.pread(self._output, self.limits.max_print_bytes, 0).decode("utf-8", "replace")
+        cut = size - self.limits.max_print_bytes
+        return f"{text}[... cut: {cut} bytes more]" if cut > 0 else text
+
+    def _send(self, request: Mapping[str, object], deadline: float) -> None:
+        data = json.dumps(request, default=str).encode("ascii")
+        try:
+            self._socket.settimeout(_left(deadline))
+            self._socket.sendall(len(data).to_bytes(4, "big") + data)
+        except TimeoutError:
+            raise
+        except OSError:
+            raise WorkerGone(self._how_it_ended()) from None
+
+    def _receive(self, nonce: str, deadline: float) -> dict[str, Any]:
+        size = int.from_bytes(self._read(4, deadline), "big")
+        if size > self.limits.max_result_bytes + self.limits.max_print_bytes * 12 + FRAME_OVERHEAD_BYTES:
+            raise WorkerGone("it broke its result channel")
+        try:
+            reply = json.loads(self._read(size, deadline))
+        except (ValueError, RecursionError):
+            raise WorkerGone("it broke its result channel") from None
+        if not isinstance(reply, dict) or reply.get("nonce") != nonce:
+            raise WorkerGone("it broke its result channel")
+        return reply
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            try:
+                self._socket.settimeout(_left(deadline))
+                part = self._socket.recv(min(size - len(data), 1 << 20))
+            except TimeoutError:
+                raise
+            except OSError:
+                part = b""
+            if not part:
+                raise WorkerGone(self._how_it_ended())
+            data += part
+        return bytes(data)
+
+    def _how_it_ended(self) -> str:
+        """The exit code or signal, without reaping: the group must still be killed under this process id."""
+        limit = time.monotonic() + 1.0
+        while time.monotonic() < limit:
+            state = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if state is not None:
+                if state.si_code == os.CLD_EXITED:
+                    return f"exit code {state.si_status}"
+                return f"killed by {signal.Signals(state.si_status).name}"
+            time.sleep(0.002)
+        return "it closed its result channel"
+
+
+def _kill(process: subprocess.Popen[bytes], channel: socket.socket, output: int, folder: str) -> None:
+    """End the whole process group, reap it and remove its folder. The leader is reaped last, so that its process id
+    cannot belong to anybody else while the group is signalled."""
+    _kill_group(process)
+    process.wait()
+    channel.close()
+    os.close(output)
+    shutil.rmtree(folder, ignore_errors=True)  # user code may have left files nobody can delete; nothing needs them
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # macOS, when only the dead leader is left in the group
+        process.kill()
+
+
+def _environment() -> dict[str, str]:
+    """All that a worker knows of ours. The hash seed is fixed so that the order of a set repeats from run to run, and
+    one BLAS thread keeps NumPy's per-thread buffers within the memory limit on machines with many cores."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LANG": "C.UTF-8",
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _json(limits: Limits) -> str:
+    return json.dumps(asdict(limits))
+
+
+def _left(deadline: float) -> float:
+    """Seconds until the deadline; a timeout of 0 would make the socket non-blocking."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left

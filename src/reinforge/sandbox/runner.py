@@ -1,0 +1,274 @@
+"""The program inside a worker process: loads user code and calls it. Standard library only, nothing of ours.
+
+Started by `process.py` as `python -s -P -B runner.py FD LIMITS`. FD is one end of a socket pair nobody else holds. On
+it travel frames: 4 bytes of length (big-endian), then that many bytes of ASCII JSON. User code never sees it as
+stdin, stdout or stderr, and every reply carries the nonce of its request, so nothing printed can pass as a reply.
+
+    {"op": "load", "nonce", "source", "file_name"}                 -> {"nonce", "ok", "functions" | "error", ...}
+    {"op": "call", "nonce", "function", "shared", "each", "deadline_s"} -> one reply per entry of `each`, in order:
+        {"nonce", "index", "value" | "kind" + "message", "prints", "latency_s"}
+
+`shared` is JSON text decoded anew for every call: a function that changes its arguments changes only its own copy.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import linecache
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+import types
+from collections.abc import Awaitable
+from typing import Any
+
+MAX_DEPTH = 20
+MAX_TEXT = 200
+MAX_MESSAGE = 4000
+# A worker whose trainer was killed ends itself this long after the deadline: the kernel's timer needs no GIL.
+SELF_DESTRUCT_GRACE_S = 5.0
+
+
+class Output(io.RawIOBase):
+    """Where sys.stdout and sys.stderr go: the file behind descriptors 1 and 2, up to a cap per call."""
+
+    def __init__(self, descriptor: int, max_bytes: int) -> None:
+        self.descriptor = descriptor
+        self.max_bytes = max_bytes
+        self.written = 0
+        self.dropped = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def close(self) -> None:
+        """User code that closes its stdout must not take the next call's output with it."""
+
+    def write(self, data: Any) -> int:
+        data = bytes(data)
+        keep = data[: max(0, self.max_bytes - self.written)]
+        if keep:
+            os.write(self.descriptor, keep)
+        self.written += len(keep)
+        self.dropped += len(data) - len(keep)
+        return len(data)
+
+    def take(self) -> str:
+        """The text of the call that just ended; the file is emptied for the next one."""
+        size = os.fstat(self.descriptor).st_size
+        total = size + self.dropped
+        text = os.pread(self.descriptor, self.max_bytes, 0).decode("utf-8", "replace") if size else ""
+        if size:
+            os.ftruncate(self.descriptor, 0)
+        self.written = self.dropped = 0
+        cut = total - min(size, self.max_bytes)
+        return f"{text}[... cut: {cut} bytes more]" if cut else text
+
+
+class Runner:
+    def __init__(self, channel: int, limits: dict[str, int]) -> None:
+        self.channel = channel
+        self.max_result_bytes = limits["max_result_bytes"]
+        self.process_id = os.getpid()
+        self.output = Output(os.dup(1), limits["max_print_bytes"])
+        stream: Any = self.output
+        self.stdout = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", write_through=True)
+        self.module = types.ModuleType("rewards")
+        self.loop: Any = None
+
+    def serve(self) -> None:
+        while True:
+            header = self._read(4)
+            request = json.loads(self._read(int.from_bytes(header, "big")))
+            if request["op"] == "load":
+                self._reply({"nonce": request["nonce"], **self.load(request["source"], request["file_name"])})
+            else:
+                self.call_each(request)
+
+    def _read(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            part = os.read(self.channel, min(size - len(data), 1 << 20))
+            if not part:
+                os._exit(0)  # the trainer closed the channel or is gone
+            data += part
+        return bytes(data)
+
+    def _reply(self, reply: dict[str, Any]) -> None:
+        if os.getpid() != self.process_id:
+            os._exit(0)  # a child that user code forked and let return: it has no voice here
+        data = json.dumps(reply).encode("ascii")
+        data = len(data).to_bytes(4, "big") + data
+        while data:
+            data = data[os.write(self.channel, data) :]
+
+    def load(self, source: str, file_name: str) -> dict[str, Any]:
+        """Run the module body; its functions with their parameters, or what went wrong and where."""
+        name = os.path.splitext(os.path.basename(file_name))[0]
+        self.module = types.ModuleType(name if name.isidentifier() and name not in sys.modules else "rewards")
+        self.module.__file__ = file_name
+        sys.modules[self.module.__name__] = self.module
+        # Tracebacks quote the lines of the text that runs, also when the file is out of reach or has changed.
+        linecache.cache[file_name] = (len(source), None, source.splitlines(True), file_name)
+        sys.stdout = sys.stderr = self.stdout
+        try:
+            exec(compile(source, file_name, "exec", dont_inherit=True), self.module.__dict__)
+            return {"ok": True, "functions": describe(self.module, file_name), "prints": self.output.take()}
+        except BaseException as error:  # noqa: BLE001  (whatever user code raises is an answer)
+            return {"ok": False, **load_fault(error, file_name), "prints": self.output.take()}
+
+    def call_each(self, request: dict[str, Any]) -> None:
+        function = self.module
+        for part in request["function"].split("."):
+            function = getattr(function, part)
+        for index, own in enumerate(request["each"]):
+            arguments = {**json.loads(request["shared"]), **own}
+            sys.stdout = sys.stderr = self.stdout
+            signal.setitimer(signal.ITIMER_REAL, request["deadline_s"] + SELF_DESTRUCT_GRACE_S)
+            start = time.perf_counter()
+            outcome = self.call(function, arguments)
+            latency_s = time.perf_counter() - start
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            outcome |= {"nonce": request["nonce"], "index": index, "latency_s": latency_s}
+            self._reply({**outcome, "prints": self.output.take()})
+
+    def call(self, function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+        try:
+            value = function(**arguments)
+            if inspect.isawaitable(value):
+                value = self.wait_for(value)
+            value = plain(value)
+            size = len(json.dumps(value))
+        except SystemExit as error:
+            return {"kind": "exited", "message": f"called sys.exit({error.code!r:.100})"}
+        except MemoryError:
+            return {"kind": "out_of_memory", "message": "MemoryError: the worker's memory limit was reached"}
+        except BaseException as error:  # noqa: BLE001  (whatever user code raises is an answer)
+            return {"kind": "raised", "message": raised_message(error)}
+        if size > self.max_result_bytes:
+            text = f"returned {size:,} bytes of JSON, at most {self.max_result_bytes:,} are taken"
+            return {"kind": "not_serialisable", "message": text}
+        return {"value": value}
+
+    def wait_for(self, awaitable: Awaitable[Any]) -> Any:
+        """The result of an `async def`. One event loop for all calls: clients kept in globals stay usable."""
+        import asyncio
+
+        if self.loop is None or self.loop.is_closed():
+            self.loop = asyncio.new_event_loop()
+
+        async def wait() -> Any:
+            return await awaitable
+
+        return self.loop.run_until_complete(wait())
+
+
+def describe(module: types.ModuleType, file_name: str) -> list[dict[str, Any]]:
+    """Name, parameters and first lines of every function the module offers, in the order of its text."""
+    found = []
+    for name, value in list(vars(module).items()):
+        if not callable(value) or isinstance(value, (type, types.ModuleType)):
+            continue
+        code = getattr(inspect.unwrap(value), "__code__", None)
+        try:
+            parameters = inspect.signature(value).parameters.values()
+        except (TypeError, ValueError):
+            continue
+        found.append(
+            {
+                "name": name,
+                "parameters": [[p.name, p.kind.name.lower(), p.default is not p.empty] for p in parameters],
+                "line": code.co_firstlineno if code else 0,
+                "own": bool(code and code.co_filename == file_name),
+                "doc": (inspect.getdoc(value) or "").partition("\n")[0][:MAX_TEXT],
+            }
+        )
+    return found
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """The value as JSON: number-like objects as numbers, whatever has no JSON form as {"$type", "$text"}."""
+    if value is None or isinstance(value, (bool, str)):
+        return value if type(value) in (bool, str, type(None)) else str(value)
+    if isinstance(value, int):
+        return int(value) if value.bit_length() < 4096 else opaque(value, f"an integer of {value.bit_length()} bits")
+    if isinstance(value, float):
+        return float(value)
+    if depth < MAX_DEPTH and isinstance(value, (list, tuple)):
+        return [plain(entry, depth + 1) for entry in value]
+    if depth < MAX_DEPTH and isinstance(value, dict):
+        return {str(key): plain(entry, depth + 1) for key, entry in value.items()}
+    if depth < MAX_DEPTH and callable(getattr(value, "tolist", None)):  # NumPy, torch
+        return plain(value.tolist(), depth + 1)
+    if hasattr(type(value), "__float__"):  # Decimal, Fraction
+        try:
+            return float(value)
+        except OverflowError:
+            return float("inf")
+    return opaque(value, repr(value))
+
+
+def opaque(value: Any, text: str) -> dict[str, str]:
+    return {"$type": type(value).__name__, "$text": text[:MAX_TEXT]}
+
+
+def load_fault(error: BaseException, file_name: str) -> dict[str, Any]:
+    """What went wrong in a module body: `error` for people, the line, and the missing package if that is it."""
+    line = error.lineno if isinstance(error, SyntaxError) else None
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename == file_name:
+            line = frame.lineno
+    package = (error.name or "") if isinstance(error, ImportError) else ""
+    text = f"called sys.exit({error.code!r:.100})" if isinstance(error, SystemExit) else last_line(error)
+    return {"error": text, "line": line, "package": package.partition(".")[0]}
+
+
+def last_line(error: BaseException) -> str:
+    """`ValueError: bad` in one line; of a syntax error its message only (the place is reported beside it)."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg}"
+    return "".join(traceback.format_exception_only(type(error), error)).strip()[:MAX_MESSAGE]
+
+
+def raised_message(error: BaseException) -> str:
+    """The exception in its first line, then where it came from: frames of user code only, at most 4,000 characters."""
+    try:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+        return (last_line(error) + "\n" + "".join(traceback.format_list(frames[-10:]))).strip()[:MAX_MESSAGE]
+    except Exception as second:  # noqa: BLE001  (an exception whose own text raises)
+        return f"{type(error).__name__} (its text cannot be shown: {type(second).__name__})"
+
+
+def apply_limits(limits: dict[str, int]) -> None:
+    """Hard limits of this process and its children. Set here: between fork and exec it would be unsafe with threads."""
+    wanted = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_AS: limits["max_memory_bytes"],
+        resource.RLIMIT_FSIZE: limits["max_file_bytes"],
+    }
+    for kind, value in wanted.items():
+        _, hard = resource.getrlimit(kind)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        try:
+            resource.setrlimit(kind, (value, value))
+        except (ValueError, OSError):
+            if kind != resource.RLIMIT_AS:  # macOS refuses limits of the address space
+                raise
+
+
+if __name__ == "__main__":
+    parsed = json.loads(sys.argv[2])
+    apply_limits(parsed)
+    channel = int(sys.argv[1])
+    sys.argv[:] = [""]
+    sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+    os.set_inheritable(channel, False)
+    Runner(channel, parsed).serve()
