@@ -1,0 +1,89 @@
+"""Two ways to run a model one token further for many rows at once, behind one interface.
+
+`SlotDecoder` keeps keys and values in slots and prefills each prompt once. `PlainDecoder` runs transformers' own
+forward over the whole sequences for every token: slow, for models whose attention the slots cannot compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from reinforge.policy.attention import PrefixKV, SlotCache, pad, plain_logits, prefix_pass
+
+
+class Decoder(Protocol):
+    """Rows live in slots 0..B-1; each step appends one token to every one of them."""
+
+    num_slots: int
+    capacity: int
+    device: torch.device
+
+    def prefill(self, prefixes: Sequence[Sequence[int]]) -> list[Any]:
+        """Run several prefixes (prompts without their last token) together."""
+        ...
+
+    def place(self, slot: int, prefix: Any) -> None:
+        """Start a row in a slot from what `prefill` returned for its prompt."""
+        ...
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Put the row of one slot, `length` tokens long, over another."""
+        ...
+
+    def step(self, token_ids_B: Tensor, lengths_B: Tensor, longest: int) -> Tensor:
+        """Append one token to each of the first B slots, which hold `lengths_B` (at most `longest`) tokens
+        -> logits [B, V] for the next."""
+        ...
+
+
+class SlotDecoder:
+    """Preallocated keys and values; the model must use shared-prefix attention."""
+
+    def __init__(self, model: PreTrainedModel, num_slots: int, capacity: int) -> None:
+        self.num_slots, self.capacity = num_slots, capacity
+        self._model = model
+        self.device = next(model.parameters()).device
+        self._cache = SlotCache(model, num_slots, capacity)
+        self.move = self._cache.move
+        self.step = self._cache.step
+
+    def prefill(self, prefixes: Sequence[Sequence[int]]) -> list[tuple[PrefixKV, int]]:
+        token_ids_NL, _ = pad(prefixes, self.device)
+        lengths_N = torch.tensor([len(prefix) for prefix in prefixes], device=self.device)
+        computed = prefix_pass(self._model, token_ids_NL, lengths_N)
+        return [(computed, index) for index in range(len(prefixes))]
+
+    def place(self, slot: int, prefix: tuple[PrefixKV, int]) -> None:
+        computed, index = prefix
+        self._cache.place(slot, computed, index)
+
+
+class PlainDecoder:
+    """Remembers token ids only and computes everything again for each token."""
+
+    def __init__(self, model: PreTrainedModel, num_slots: int, capacity: int) -> None:
+        self.num_slots, self.capacity = num_slots, capacity
+        self._model = model
+        self.device = next(model.parameters()).device
+        self._rows: list[list[int]] = [[] for _ in range(num_slots)]
+
+    def prefill(self, prefixes: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        return list(prefixes)
+
+    def place(self, slot: int, prefix: Sequence[int]) -> None:
+        self._rows[slot] = list(prefix)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        self._rows[target] = self._rows[source]
+
+    def step(self, token_ids_B: Tensor, lengths_B: Tensor, longest: int) -> Tensor:
+        rows = self._rows[: len(token_ids_B)]
+        for row, token_id in zip(rows, token_ids_B.tolist(), strict=True):
+            row.append(token_id)
+        logits_BSV = plain_logits(self._model, *pad(rows, self.device))
+        return logits_BSV[torch.arange(len(rows), device=self.device), lengths_B]

@@ -1,0 +1,190 @@
+"""The sampler: many completions decoded together, one token per step each, rows entering and leaving between steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from reinforge.config import SamplingParams
+from reinforge.errors import ModelError
+from reinforge.inference.decoders import Decoder, PlainDecoder, SlotDecoder
+from reinforge.inference.sampling import draw
+from reinforge.inference.scheduler import Row, Scheduler
+from reinforge.inference.stop_strings import StopStrings
+from reinforge.policy.counter_random import stream_key, uniform
+from reinforge.types import Adapter, Completion, SampleRequest
+
+PREFILL_TOKENS = 8192
+"""Most prompt tokens (padded) in one forward pass."""
+
+
+class Engine:
+    """Implements `roles.Sampler` on one model in this process.
+
+    The randomness of a token is a function of (request key, generation, position), so a completion does not depend on
+    what it shares a batch with, beyond the rounding of matrix products.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        sampling_params: SamplingParams,
+        max_tokens: int,
+        eos_ids: frozenset[int],
+        decode: Callable[[Sequence[int]], str],
+        slots: int,
+        shared_prefix: bool,
+        load_weights: Callable[[Adapter], None] | None = None,
+    ) -> None:
+        """`max_tokens` is the longest completion. `decode` leaves out special tokens. `load_weights` puts an adapter
+        into `model` (see `adapters.py`); without it the weights are fixed. With `shared_prefix` the model must use
+        shared-prefix attention; without it every token costs a forward pass over the whole sequence."""
+        self._model = model.eval()
+        self._params = sampling_params
+        self._max_tokens = max_tokens
+        self._eos_ids = eos_ids
+        self._decode = decode
+        self._stops = StopStrings(sampling_params.stop, decode)
+        self._slots = slots
+        self._decoder_class: type[SlotDecoder] | type[PlainDecoder] = SlotDecoder if shared_prefix else PlainDecoder
+        self._idle_decoder: Decoder | None = None
+        self._load_weights = load_weights
+        self._policy_version = 0
+
+    def load(self, adapter: Adapter) -> None:
+        """Sample from this adapter from the next call on."""
+        if self._load_weights is None:
+            raise ModelError("This sampler was made for a model without an adapter.", hint="Load the base with LoRA.")
+        self._load_weights(adapter)
+        self._policy_version = adapter.version
+
+    def sample(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Completion]]:
+        """Yield (place of the request, completion) as completions end."""
+        num_rows = sum(request.num_generations for request in requests)
+        if not num_rows:
+            return
+        longest = max(request.prompt.num_tokens for request in requests)
+        decoder = self._take_decoder(min(self._slots, num_rows), longest + self._max_tokens)
+        sampling = _Sampling(requests, Scheduler(requests, min(self._slots, num_rows)), decoder)
+        try:
+            while not sampling.scheduler.is_done:
+                sampling.admit()
+                drawn = sampling.step(self._params)
+                yield from self._leave(sampling, drawn)
+        finally:
+            self._idle_decoder = decoder
+
+    def _take_decoder(self, num_slots: int, capacity: int) -> Decoder:
+        """The decoder of the last call where it is large enough and not in use by an unfinished one."""
+        decoder, self._idle_decoder = self._idle_decoder, None
+        if decoder is None or decoder.num_slots < num_slots or decoder.capacity < capacity:
+            decoder = None  # frees its memory first
+            with torch.inference_mode():
+                decoder = self._decoder_class(self._model, num_slots, capacity)
+        return decoder
+
+    def _leave(self, sampling: _Sampling, drawn: list[list[float]]) -> list[tuple[int, Completion]]:
+        """Give every live row its token; take out the rows that end with it."""
+        ended: list[int] = []
+        completions: list[tuple[int, Completion]] = []
+        for slot, (row, token, logprob, sampled) in enumerate(zip(sampling.scheduler.live, *drawn, strict=True)):
+            row.next_token = int(token)
+            row.token_ids.append(row.next_token)
+            row.logprobs.append(logprob)
+            row.sampled_logprobs.append(sampled)
+            completion = self._completion(row)
+            if completion is not None:
+                ended.append(slot)
+                completions.append((row.request, completion))
+        sampling.end(ended)
+        return completions
+
+    def _completion(self, row: Row) -> Completion | None:
+        """The completion if its latest token ends it: an EOS token first, then a stop string, then the limit."""
+        if row.next_token in self._eos_ids:
+            return self._finished(row, self._decode(row.token_ids[:-1]), is_stop=True)
+        text = self._stops.text_before(row.token_ids)
+        if text is not None:
+            return self._finished(row, text, is_stop=True)
+        if len(row.token_ids) == self._max_tokens:
+            return self._finished(row, self._decode(row.token_ids), is_stop=False)
+        return None
+
+    def _finished(self, row: Row, text: str, *, is_stop: bool) -> Completion:
+        if any(map(math.isnan, row.logprobs)):
+            raise ModelError(
+                f"The model's logits are NaN after {row.num_prefix + 1} prompt tokens.",
+                hint="Lower learning_rate, or set dtype = float32 if the base is float16.",
+            )
+        return Completion(
+            generation=row.generation,
+            token_ids=tuple(row.token_ids),
+            text=text,
+            finish_reason="stop" if is_stop else "length",
+            logprobs=tuple(row.logprobs),
+            sampled_logprobs=tuple(row.sampled_logprobs),
+            policy_version=self._policy_version,
+        )
+
+
+class _Sampling:
+    """What one call of `sample` keeps between its steps."""
+
+    def __init__(self, requests: Sequence[SampleRequest], scheduler: Scheduler, decoder: Decoder) -> None:
+        self.scheduler = scheduler
+        self._requests = requests
+        self._decoder = decoder
+        self._prefixes: dict[int, Any] = {}
+
+    @torch.inference_mode()
+    def admit(self) -> None:
+        """Let waiting rows into free slots, prefilling their prompts where that is still to be done."""
+        first_slot = len(self.scheduler.live)
+        admitted = self.scheduler.admit()
+        for chunk in self.scheduler.prefills(admitted, self._prefixes, PREFILL_TOKENS):
+            prefixes = self._decoder.prefill([self._requests[request].prompt.token_ids[:-1] for request in chunk])
+            self._prefixes.update(zip(chunk, prefixes, strict=True))
+        for slot, row in enumerate(admitted, start=first_slot):
+            self._decoder.place(slot, self._prefixes[row.request])
+            row.stream = stream_key(*self._requests[row.request].key, row.generation)
+            if self.scheduler.place(row):
+                del self._prefixes[row.request]
+
+    @torch.inference_mode()
+    def step(self, params: SamplingParams) -> list[list[float]]:
+        """Decode one token for every live row -> [token ids, logprobs, sampled logprobs], each [B], in one transfer."""
+        live = self.scheduler.live
+        device = self._decoder.device
+        lengths = [row.num_cached for row in live]
+        state = [
+            [row.next_token for row in live],
+            lengths,
+            [row.stream for row in live],
+            [len(row.token_ids) for row in live],
+        ]
+        tokens_B, lengths_B, streams_B, positions_B = torch.tensor(state, device=device)
+        greedy_B = None
+        if any(row.greedy for row in live):
+            greedy_B = torch.tensor([row.greedy for row in live], device=device)
+        logits_BV = self._decoder.step(tokens_B, lengths_B, max(lengths))
+        draws = draw(logits_BV, uniform(streams_B, positions_B), params, greedy_B)
+        return _to_lists(draws.token_ids_B, draws.logprobs_B, draws.sampled_logprobs_B)
+
+    @torch.inference_mode()
+    def end(self, slots: Sequence[int]) -> None:
+        """Take out rows; the last live ones move into their slots."""
+        lengths = [row.num_cached for row in self.scheduler.live]
+        for source, target in self.scheduler.end(slots):
+            self._decoder.move(source, target, lengths[source])
+
+
+def _to_lists(*tensors_B: Tensor) -> list[list[float]]:
+    """Several [B] in one device transfer; float64 holds token ids and float32 exactly."""
+    lists: list[list[float]] = torch.stack([tensor.double() for tensor in tensors_B]).tolist()
+    return lists
