@@ -51,6 +51,10 @@ class Learner(Protocol):
         """The policy as it is now; its version is the number of steps taken."""
         ...
 
+    def state_hash(self) -> str:
+        """Of weights and optimizer: equal hashes mean bitwise equal learners."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write adapter, optimizer and schedule into an existing folder."""
         ...

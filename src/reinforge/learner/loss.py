@@ -41,6 +41,8 @@ class LossSettings:
     """Upper bound of the ratio where the advantage is negative; cispo has no use for it."""
     beta: float = 0.0
     """Weight of the KL penalty."""
+    correct_kl: bool = True
+    """Multiply the KL estimate by the ratio, so that its gradient is unbiased."""
     mask_truncated: bool = False
     """Completions cut off by `max_tokens` have no token in the loss."""
     max_tokens: int = 512
@@ -57,6 +59,7 @@ class LossSettings:
             epsilon_high=unset if config.epsilon_high is None else config.epsilon_high,
             delta=config.delta,
             beta=config.beta,
+            correct_kl=config.use_bias_correction_kl,
             mask_truncated=config.mask_truncated_completions,
             max_tokens=max_tokens,
         )
@@ -150,6 +153,8 @@ def policy_loss(
         if reference_logprobs_BT is None:
             raise ValueError(f"beta = {settings.beta:g} needs reference_logprobs_BT")
         kl_BT = k3(logprobs_BT, reference_logprobs_BT.masked_fill(~mask_BT, 0.0))
+        if settings.correct_kl:
+            kl_BT = ratio * kl_BT
         loss_BT = loss_BT + settings.beta * kl_BT
     weights = _token_weights(mask_BT, settings, size)
     loss = (loss_BT * weights).sum()
@@ -194,7 +199,9 @@ def k3(logprobs_BT: Tensor, reference_BT: Tensor) -> Tensor:
     """KL(policy || reference) per token, in nats: exp(d) - d - 1 with d = log pi_ref - log pi  [B, T].
 
     Schulman's k3 estimator (2020), as GRPO uses it (Shao et al. 2024, eq. 4): unbiased for tokens drawn from the
-    policy, never negative, 0 where both agree.
+    policy, never negative, 0 where both agree. Its gradient alone is on average that of KL(reference || policy), as it
+    ignores that the policy also decides what is drawn. Times the ratio, whose gradient is that missing part, it is the
+    one of KL(policy || reference), whatever policy the tokens were drawn from (DeepSeek-V3.2, 2025, section 3.1).
     """
     difference_BT = reference_BT - logprobs_BT
     return torch.exp(difference_BT) - difference_BT - 1

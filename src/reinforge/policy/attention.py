@@ -12,7 +12,7 @@ H query heads, K key/value heads, D head size, E hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -243,14 +243,13 @@ class SlotCache(_Cache):
 
 @contextmanager
 def checkpointed_layers(
-    model: PreTrainedModel, recompute_under: AbstractContextManager[Any] | None = None
+    model: PreTrainedModel, recompute_under: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> Iterator[None]:
     """Within this block each decoder layer keeps only its input and is run again in the backward pass.
 
     Prefix keys and values enter through the cache, which keeps no state, so the recomputation sees the same tensors.
     `recompute_under` is entered again for the recomputation (the keys of LoRA dropout).
     """
-    context = recompute_under or nullcontext()
     layers = list(_decoder(model).layers)
     originals = [layer.forward for layer in layers]
 
@@ -261,7 +260,7 @@ def checkpointed_layers(
                 hidden,
                 use_reentrant=False,
                 preserve_rng_state=False,
-                context_fn=lambda: (nullcontext(), context),
+                context_fn=lambda: (nullcontext(), recompute_under()),
             )
 
         return forward

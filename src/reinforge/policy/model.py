@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from reinforge.config import LoraParams
 from reinforge.errors import ModelError, SetupError
@@ -106,7 +108,9 @@ def load_policy(
         target_modules=list(_target_modules(model, lora)),
         base_model_name_or_path=base_model,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # PEFT asks transformers for a property that transformers 5 has renamed.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         torch.manual_seed(stream_key("adapter", seed) % 2**31)
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=True)
     peft_model.eval()
@@ -195,6 +199,7 @@ def _load_base(folder: Path, dtype: torch.dtype, device: torch.device, trust_rem
             f"{folder} needs Python code that comes with the model.",
             hint="If you trust its authors, set trust_remote_code = true.",
         )
+    transformers_logging.disable_progress_bar()
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(

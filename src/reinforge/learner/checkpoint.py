@@ -1,0 +1,59 @@
+"""The learner's state as files: adapter (PEFT folder) and optimizer (safetensors), and a hash of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reinforge.errors import CheckpointError
+from reinforge.policy.model import Policy
+
+
+def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, steps_done: int) -> None:
+    """Write `adapter/` and `optimizer.safetensors` into an existing folder."""
+    policy.save_adapter(folder / "adapter")
+    save_file(_optimizer_tensors(policy, optimizer), folder / "optimizer.safetensors", {"steps_done": str(steps_done)})
+    (folder / "learner.json").write_text(json.dumps({"steps_done": steps_done}))
+
+
+def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
+    """Become what `save` wrote; returns the number of steps taken."""
+    try:
+        weights = load_file(folder / "adapter" / "adapter_model.safetensors")
+        moments = load_file(folder / "optimizer.safetensors")
+        steps_done = int(json.loads((folder / "learner.json").read_text())["steps_done"])
+    except (OSError, ValueError, KeyError) as fault:
+        raise CheckpointError(f"{folder} holds no readable learner state: {fault}.") from fault
+    policy.load_weights(weights)
+    optimizer.state.clear()
+    for name, parameter in policy.trainable().items():
+        own = {key.rsplit("|", 1)[1]: value for key, value in moments.items() if key.rsplit("|", 1)[0] == name}
+        if own:
+            optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device) for key, value in own.items()
+            }
+    return steps_done
+
+
+def state_hash(policy: Policy, optimizer: torch.optim.Optimizer) -> str:
+    """sha256 over every weight and optimizer tensor: equal hashes mean bitwise equal learners."""
+    digest = hashlib.sha256()
+    tensors = {**{name: p.detach() for name, p in policy.trainable().items()}, **_optimizer_tensors(policy, optimizer)}
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _optimizer_tensors(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's tensors, named `<parameter>|<moment>`."""
+    return {
+        f"{name}|{key}": value.detach().contiguous()
+        for name, parameter in policy.trainable().items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }

@@ -1,0 +1,165 @@
+"""The learner is exact: however a step is split, shared or recomputed, the gradient is the same."""
+
+import pytest
+import torch
+from builders import gradients, make_batch, make_learner, make_policy, relative_difference
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reinforge.learner import logprob
+from reinforge.policy import attention
+from reinforge.policy.model import Policy
+
+EXACT = 1e-6
+"""Of the gradient's norm: float32 rounding in another order of summation."""
+
+shapes = st.lists(
+    st.tuples(st.integers(1, 12), st.lists(st.integers(1, 9), min_size=1, max_size=4)), min_size=1, max_size=4
+)
+
+
+def plain(policy: Policy) -> Policy:
+    """The same policy through transformers' own forward."""
+    attention.use_plain_attention(policy.model)
+    return Policy(policy.peft_model, policy.model, policy.folder, False, policy.dropout_keys)
+
+
+def shared(policy: Policy) -> Policy:
+    attention.use_shared_prefix_attention(policy.model)
+    return Policy(policy.peft_model, policy.model, policy.folder, True, policy.dropout_keys)
+
+
+@pytest.fixture(scope="module")
+def policies(tiny_qwen2, tiny_qwen3, tiny_llama):
+    return [make_policy(folder, dropout=d) for folder in (tiny_qwen2, tiny_qwen3, tiny_llama) for d in (0.0, 0.2)]
+
+
+@given(shapes=shapes, which=st.integers(0, 5), seed=st.integers(0, 99), beta=st.sampled_from([0.0, 0.04]))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_shared_prefix_equals_repeated_prompts_in_one_padded_batch(policies, shapes, which, seed, beta):
+    batch = make_batch([p for p, _ in shapes], [c for _, c in shapes], seed=seed)
+    policy = policies[which]
+    repeated = gradients(make_learner(plain(policy), beta=beta, tokens_per_microbatch=10**9), batch)
+    once = gradients(make_learner(shared(policy), beta=beta, tokens_per_microbatch=10**9), batch)
+    assert relative_difference(once, repeated) < EXACT
+
+
+@given(
+    shapes=shapes, budget=st.integers(1, 60), which=st.integers(0, 5), loss=st.sampled_from(["grpo", "dapo", "dr_grpo"])
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_split_into_microbatches_gives_the_same_gradient(policies, shapes, budget, which, loss):
+    batch = make_batch([p for p, _ in shapes], [c for _, c in shapes])
+    policy = shared(policies[which])
+    whole = gradients(make_learner(policy, loss_type=loss, tokens_per_microbatch=10**9), batch)
+    split = gradients(make_learner(policy, loss_type=loss, tokens_per_microbatch=budget), batch)
+    assert relative_difference(split, whole) < EXACT
+
+
+@pytest.mark.parametrize("share", [shared, plain])
+def test_gradient_checkpointing_changes_nothing(policies, share):
+    batch = make_batch([9, 4, 1], [[5, 8, 2], [3, 3, 7], [1, 6, 4]])
+    for policy in policies:
+        kept = gradients(make_learner(share(policy), beta=0.04), batch)
+        recomputed = gradients(make_learner(share(policy), beta=0.04, gradient_checkpointing=True), batch)
+        assert relative_difference(recomputed, kept) < EXACT
+
+
+def test_skipping_completions_without_advantage_changes_nothing(policies):
+    advantages_PG = [[0.0, 0.0, 0.0], [1.0, 0.0, -1.0]]
+    batch = make_batch([5, 6], [[4, 5, 6], [3, 8, 2]], advantages_PG=advantages_PG)
+    learner = make_learner(shared(policies[0]))
+    skipped = learner.update(batch).metrics
+    assert skipped["policy/skipped_share"] == pytest.approx(4 / 6)
+    assert skipped["policy/trained_tokens"] == 5
+    tiny = [[1e-30] * 3, [1.0, 1e-30, -1.0]]  # computed, yet worth nothing
+    everything = make_batch([5, 6], [[4, 5, 6], [3, 8, 2]], advantages_PG=tiny)
+    assert make_learner(shared(policies[0])).update(everything).metrics["policy/skipped_share"] == 0
+    ours = gradients(make_learner(shared(policies[0])), batch)
+    assert relative_difference(ours, gradients(make_learner(shared(policies[0])), everything)) < EXACT
+
+
+def test_a_batch_that_teaches_nothing_leaves_the_weights_alone(tiny_qwen2):
+    learner = make_learner(make_policy(tiny_qwen2), weight_decay=0.1)
+    before = learner.state_hash()
+    update = learner.update(make_batch([3], [[4, 5]], advantages_PG=[[0.0, 0.0]]))
+    assert learner.state_hash() == before
+    assert update.metrics["policy/skipped_share"] == 1.0
+    assert update.metrics["policy/grad_norm"] == 0.0
+    assert learner.steps_done == 1
+
+
+def test_base_weights_are_never_written(tiny_qwen2):
+    policy = make_policy(tiny_qwen2)
+    frozen = {name: p for name, p in policy.model.named_parameters() if not p.requires_grad}
+    before = {name: p.clone() for name, p in frozen.items()}
+    learner = make_learner(policy, beta=0.04)
+    for seed in range(3):
+        learner.update(make_batch([4, 5], [[3, 6], [2, 7]], seed=seed))
+    assert all(torch.equal(before[name], p) for name, p in frozen.items())
+
+
+def test_the_second_update_is_clipped_against_the_first_pass(tiny_qwen2):
+    learner = make_learner(
+        make_policy(tiny_qwen2), num_iterations=2, learning_rate=0.05, epsilon=0.01, max_grad_norm=100
+    )
+    batch = make_batch([4, 5], [[3, 6], [2, 7]])
+    first = learner.update(batch)
+    assert first.old_logprobs_PGT is not None
+    assert first.metrics["policy/ratio_max"] == 1.0
+    second = learner.update(batch.after(first))
+    assert second.metrics["policy/ratio_max"] > 1.0
+    assert second.metrics["policy/clip_share"] > 0.0
+    assert second.old_logprobs_PGT is None
+
+
+def test_dropout_masks_repeat_in_the_second_update(tiny_qwen2):
+    """With the weights unchanged in between, the ratio stays 1 although inputs are dropped."""
+    learner = make_learner(make_policy(tiny_qwen2, dropout=0.3), num_iterations=2, learning_rate=1e-12)
+    batch = make_batch([4, 5], [[3, 6], [2, 7]])
+    second = learner.update(batch.after(learner.update(batch)))
+    assert second.metrics["policy/ratio_max"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_dropout_drops_about_its_share_and_differs_between_completions(tiny_qwen2):
+    policy = make_policy(tiny_qwen2, dropout=0.3)
+    batch = make_batch([4], [[6, 6]], advantages_PG=[[1.0, -1.0]])
+    kept = gradients(make_learner(make_policy(tiny_qwen2)), batch)
+    assert relative_difference(gradients(make_learner(policy), batch), kept) > 1e-3
+
+
+def test_save_and_restore_are_exact(tiny_qwen2, tmp_path):
+    straight = make_learner(make_policy(tiny_qwen2), weight_decay=0.01)
+    batches = [make_batch([4, 5], [[3, 6], [2, 7]], seed=s) for s in range(4)]
+    for batch in batches[:2]:
+        straight.update(batch)
+    straight.save(tmp_path)
+    resumed = make_learner(make_policy(tiny_qwen2, seed=9), weight_decay=0.01)
+    resumed.restore(tmp_path)
+    assert resumed.state_hash() == straight.state_hash()
+    for batch in batches[2:]:
+        straight.update(batch)
+        resumed.update(batch)
+    assert resumed.state_hash() == straight.state_hash()
+    assert resumed.steps_done == 4
+
+
+@pytest.mark.parametrize("chunk_logits", [1 << 24, 256])
+def test_token_logprobs_equal_autograd_of_a_plain_log_softmax(monkeypatch, chunk_logits):
+    monkeypatch.setattr(logprob, "CHUNK_LOGITS", chunk_logits)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 50).requires_grad_(False)
+    hidden = torch.randn(20, 8, requires_grad=True)
+    targets = torch.randint(50, (20,))
+    upstream = torch.randn(20)
+    ours, entropies = logprob.token_logprobs(hidden, head, targets, 0.7)
+    (our_grad,) = torch.autograd.grad((ours * upstream).sum(), hidden)
+    expected, expected_entropies = logprob.logprobs_of_logits(head(hidden), targets, 0.7)
+    (grad,) = torch.autograd.grad((expected * upstream).sum(), hidden)
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(entropies, expected_entropies, atol=1e-5, rtol=0)
+    torch.testing.assert_close(our_grad, grad, atol=1e-6, rtol=0)
+    trainable = torch.nn.Linear(8, 50)
+    trainable.load_state_dict(head.state_dict())
+    through_weights, _ = logprob.token_logprobs(hidden, trainable, targets, 0.7)
+    assert torch.autograd.grad(through_weights.sum(), trainable.weight)[0].abs().sum() > 0
