@@ -168,6 +168,9 @@ class GRPOConfig(_Part):
     """Ratio to the old policy per token, or per completion (GSPO)."""
     beta: Annotated[float, Field(ge=0)] = 0.001
     """Weight of the KL penalty to the reference, which is the base model (K2). 0 spares its forward pass."""
+    use_bias_correction_kl: bool = True
+    """Multiply the KL penalty by the ratio, as DeepSeek-V3.2 and TRL do: its gradient then is that of the KL itself.
+    false: GRPO's own term, whose gradient is biased (it is that of the KL the other way round)."""
     epsilon: Positive = 0.2
     """Clip range below the ratio 1, and above it unless `epsilon_high` is set."""
     epsilon_high: Positive | None = None

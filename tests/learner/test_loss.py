@@ -45,7 +45,8 @@ def on_paper(rows, settings, size):
                 bounded = ratio if settings.delta is None else min(ratio, settings.delta)
                 clipped = min(max(ratio, 1 - settings.epsilon), 1 + settings.epsilon_high)
                 value = -min(bounded * advantage, clipped * advantage)
-            row += value + settings.beta * (math.exp(reference - new) - (reference - new) - 1)
+            kl = math.exp(reference - new) - (reference - new) - 1
+            row += value + settings.beta * kl * (ratio if settings.correct_kl else 1)
         if settings.loss_type == "grpo":
             total += row / max(1, len(tokens)) / size.num_completions
         elif settings.loss_type == "dr_grpo":
@@ -59,9 +60,10 @@ def on_paper(rows, settings, size):
 @pytest.mark.parametrize("sequence_level", [False, True])
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 @pytest.mark.parametrize("delta", [None, 1.5])
-def test_equals_the_formula_on_paper(loss_type, sequence_level, beta, delta):
+@pytest.mark.parametrize("correct_kl", [False, True])
+def test_equals_the_formula_on_paper(loss_type, sequence_level, beta, delta, correct_kl):
     lengths = [5, 1, 0, 9, 3, 7]
-    chosen = LossSettings(loss_type, sequence_level, 0.2, 0.28, delta, beta, max_tokens=MAX_TOKENS)
+    chosen = LossSettings(loss_type, sequence_level, 0.2, 0.28, delta, beta, correct_kl, max_tokens=MAX_TOKENS)
     logprobs, old, reference, advantages, mask = batch(3, lengths, dtype=torch.float64)
     loss, _ = policy_loss(logprobs, old, advantages, mask, chosen, size_of(lengths), reference)
     triples = torch.stack([logprobs, old, reference], dim=2).tolist()
@@ -204,6 +206,26 @@ def test_kl_is_zero_at_the_reference_and_is_reported_per_token():
     assert loss.item() == pytest.approx(0.5 * (1 - math.log(2)), rel=1e-5)
 
 
+@pytest.mark.parametrize("correct_kl", [False, True])
+def test_corrected_kl_has_the_gradient_of_the_kl_the_uncorrected_one_of_the_kl_the_other_way_round(correct_kl):
+    """Exactly, over a whole vocabulary: every token drawn once, weighted by its probability."""
+    random = torch.Generator().manual_seed(4)
+    logits = torch.randn(20, generator=random, dtype=torch.float64, requires_grad=True)
+    reference = torch.randn(20, generator=random, dtype=torch.float64).log_softmax(0)
+    policy = logits.log_softmax(0)
+    exact = (policy.exp() * (policy - reference)) if correct_kl else (reference.exp() * (reference - policy))
+    (expected,) = torch.autograd.grad(exact.sum(), logits, retain_graph=True)
+    chosen = LossSettings(beta=1.0, correct_kl=correct_kl)
+    draws = torch.eye(20, dtype=torch.bool)
+    gradient = torch.zeros(20, dtype=torch.float64)
+    for token, probability in enumerate(policy.exp().tolist()):
+        loss, _ = policy_loss(
+            policy[None], None, torch.zeros(1), draws[token][None], chosen, StepSize(1, 1), reference[None]
+        )
+        gradient += probability * torch.autograd.grad(loss, logits, retain_graph=True)[0]
+    assert torch.allclose(gradient, expected, rtol=1e-6, atol=1e-9)
+
+
 def test_beta_without_reference_is_refused():
     logprobs, old, _, advantages, mask = batch(2, [3, 4])
     with pytest.raises(ValueError, match=r"beta = 0\.04 needs reference_logprobs_BT"):
@@ -238,11 +260,11 @@ def test_settings_come_from_the_config():
     chosen = LossSettings.from_config(
         config(
             loss_type="grpo", importance_sampling_level="sequence", epsilon=0.1, delta=3, beta=0.04,
-            mask_truncated_completions=True,
+            use_bias_correction_kl=False, mask_truncated_completions=True,
         ),
         max_tokens=77,
     )  # fmt: skip
-    assert chosen == LossSettings("grpo", True, 0.1, 0.1, 3.0, 0.04, True, 77)
+    assert chosen == LossSettings("grpo", True, 0.1, 0.1, 3.0, 0.04, False, True, 77)
     assert LossSettings.from_config(config(epsilon_high=0.28), 8).epsilon_high == 0.28
 
 
