@@ -4,17 +4,21 @@ The batch has prompts and completions of all lengths, truncated completions, a g
 reward. Old logprobs are either absent (first update: ratio 1) or those of a policy far enough away for clipping to act.
 """
 
+import functools
 import itertools
 from dataclasses import dataclass
 
 import pytest
 import torch
+from builders import gradients as learner_gradients
+from builders import make_learner, make_policy
+from learner import trl_oracle
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from reinforge.learner.advantage import advantages
 from reinforge.learner.loss import LossSettings, StepSize, policy_loss
-from tests.learner import trl_oracle
+from reinforge.types import Batch, Completion, Example, Grade, Group, Prompt, Score
 
 pytestmark = [
     pytest.mark.slow,
@@ -100,14 +104,16 @@ def old_and_now(plain_model):
     return tuple(trl_oracle.lora_weights(shapes, seed, spread=SPREAD) for seed in (1, 2))
 
 
-@pytest.fixture
-def ask(tiny_qwen2, tmp_path, old_and_now):
-    """TRL's verdict on a case."""
+@pytest.fixture(scope="module")
+def ask(tiny_qwen2, tmp_path_factory, old_and_now):
+    """TRL's verdict on a case, asked for once."""
+    output = tmp_path_factory.mktemp("trl")
     old, now = old_and_now
 
+    @functools.cache
     def ask(case):
-        settings = case.trl_settings()
-        return trl_oracle.ask_trl(tiny_qwen2, tmp_path, BATCH, old if case.off_policy else None, now, **settings)
+        before = old if case.off_policy else None
+        return trl_oracle.ask_trl(tiny_qwen2, output, BATCH, before, now, **case.trl_settings())
 
     return ask
 
@@ -169,12 +175,75 @@ def test_loss_and_gradients_equal_trl(case, ask, plain_model, old_and_now):
         assert figures["policy/clip_share"] == pytest.approx(verdict.metrics["clip_ratio/region_mean"], abs=1e-6)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_learner_equals_trl(case, ask, tiny_qwen2, old_and_now):
+    """The real thing: shared prefixes, several micro-batches, rows left out where they cannot matter."""
+    assert_learner_agrees(make_policy(tiny_qwen2, rank=trl_oracle.RANK), case, ask(case), old_and_now)
+
+
+@pytest.mark.parametrize("folder", ["tiny_qwen3", "tiny_llama"])
+@pytest.mark.parametrize("off_policy", [False, True])
+def test_the_learner_equals_trl_on_other_architectures(folder, off_policy, request, tmp_path):
+    path = request.getfixturevalue(folder)
+    policy = make_policy(path, rank=trl_oracle.RANK)
+    case = Case("dapo", "token", 0.04, 2.0, False, off_policy)
+    old, now = (trl_oracle.lora_weights(policy.trainable(), seed, spread=SPREAD) for seed in (1, 2))
+    verdict = trl_oracle.ask_trl(path, tmp_path, BATCH, old if off_policy else None, now, **case.trl_settings())
+    assert_learner_agrees(policy, case, verdict, (old, now))
+
+
+def learner_batch():
+    """The hand-made batch as the loop hands it to the learner."""
+    ends = iter(BATCH.truncated)
+    groups = []
+    for p, (prompt, completions, rewards) in enumerate(
+        zip(BATCH.prompts, BATCH.completions_PG, BATCH.rewards_PG, strict=True)
+    ):
+        made = tuple(
+            Completion(g, ids, "", "length" if next(ends) else "stop", (-1.0,) * len(ids), (-1.0,) * len(ids), 0)
+            for g, ids in enumerate(completions)
+        )
+        grades = tuple(Grade((Score("r", "r_v1", r, state="masked" if r is None else "ok"),)) for r in rewards)
+        groups.append(Group(Prompt(Example(p, ""), "", prompt), epoch=0, completions=made, grades=grades))
+    return Batch(tuple(groups), advantages([group.rewards_G for group in groups], "group"))
+
+
+def assert_learner_agrees(policy, case, verdict, old_and_now):
+    assert policy.shares_prefix
+    learner = make_learner(
+        policy,
+        max_tokens=trl_oracle.MAX_TOKENS,
+        learning_rate=0.0,
+        loss_type=case.loss_type,
+        importance_sampling_level=case.level,
+        beta=case.beta,
+        use_bias_correction_kl=case.correct_kl,
+        delta=case.delta,
+        epsilon=0.2,
+        epsilon_high=case.epsilon_high,
+        mask_truncated_completions=case.mask_truncated,
+        sampling_params={"temperature": TEMPERATURE},
+        num_iterations=2,
+        tokens_per_microbatch=16,
+        max_grad_norm=1e9,
+    )
+    old, now = old_and_now
+    batch = learner_batch()
+    trl_oracle.set_lora(policy.peft_model, old if case.off_policy else now)
+    if case.off_policy:
+        batch = batch.after(learner.update(batch))
+        trl_oracle.set_lora(policy.peft_model, now)
+    ours = learner_gradients(learner, batch)
+    loss = learner.update(batch).metrics["policy/loss"]
+    assert abs(loss - verdict.loss) <= TOLERANCE * max(1.0, abs(verdict.loss))
+    assert trl_oracle.largest_gap(ours, verdict.gradients) <= TOLERANCE
+
+
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("off_policy", [False, True])
-def test_uncorrected_kl_equals_trl(level, off_policy, tiny_qwen2, tmp_path, plain_model, old_and_now):
+def test_uncorrected_kl_equals_trl(level, off_policy, ask, plain_model, old_and_now):
     case = Case("dapo", level, 0.04, None, False, off_policy, correct_kl=False)
-    old, now = old_and_now
-    verdict = trl_oracle.ask_trl(tiny_qwen2, tmp_path, BATCH, old if off_policy else None, now, **case.trl_settings())
+    verdict = ask(case)
     loss, gradients, _ = plain_step(plain_model, old_and_now, case)
     assert abs(loss - verdict.loss) <= TOLERANCE
     assert trl_oracle.largest_gap(gradients, verdict.gradients) <= TOLERANCE
