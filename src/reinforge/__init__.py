@@ -1,3 +1,77 @@
-"""Reinforge: reinforcement fine-tuning of language models on your own machines."""
+"""Reinforge: reinforcement fine-tuning of language models on your own machines.
+
+    import reinforge
+    path = reinforge.train(reinforge.GRPOConfig(base_model=..., reward_fns=...), dataset=rows)
+
+Importing it is cheap: what a name needs is imported when the name is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reinforge.api import evaluate, grade, resume, train, verify
+    from reinforge.config import (
+        DataConfig,
+        EvalConfig,
+        GRPOConfig,
+        LoraParams,
+        OverlongParams,
+        RewardFunctionsConfig,
+        RewardFunctionsRuntimeConfig,
+        SamplingParams,
+    )
+    from reinforge.config_file import load_config
+    from reinforge.errors import ReinforgeError
+    from reinforge.run_store import Run
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "reinforge.api": ("train", "resume", "evaluate", "grade", "verify"),
+    "reinforge.config": (
+        "DataConfig",
+        "EvalConfig",
+        "GRPOConfig",
+        "LoraParams",
+        "OverlongParams",
+        "RewardFunctionsConfig",
+        "RewardFunctionsRuntimeConfig",
+        "SamplingParams",
+    ),
+    "reinforge.config_file": ("load_config",),
+    "reinforge.errors": ("ReinforgeError",),
+    "reinforge.run_store": ("Run",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "DataConfig",
+    "EvalConfig",
+    "GRPOConfig",
+    "LoraParams",
+    "OverlongParams",
+    "ReinforgeError",
+    "RewardFunctionsConfig",
+    "RewardFunctionsRuntimeConfig",
+    "Run",
+    "SamplingParams",
+    "evaluate",
+    "grade",
+    "load_config",
+    "resume",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'reinforge' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

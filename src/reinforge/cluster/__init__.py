@@ -1,0 +1,1 @@
+"""Where the concrete classes behind the roles are chosen."""

@@ -1,0 +1,188 @@
+"""Builds the roles of a run in this process: one model, one learner, one sampler, reward functions beside them."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reinforge.config import DataConfig, GRPOConfig, SamplingParams
+from reinforge.data.dataset import examples_from_rows, load_examples
+from reinforge.data.render import Renderer, longest_answer_tokens, max_tokens_for, render_prompts
+from reinforge.data.split import split_examples
+from reinforge.errors import ConfigError
+from reinforge.grading.grader import RewardFunctionGrader
+from reinforge.inference.adapters import sampling_copy
+from reinforge.inference.engine import Engine
+from reinforge.learner.schedule import default_learning_rate
+from reinforge.learner.update import LocalLearner
+from reinforge.loop import Task
+from reinforge.policy.model import Policy, load_policy, pick_threads
+from reinforge.roles import Roles
+from reinforge.types import Example, Prompt
+
+DEFAULT_MAX_TOKENS = 512
+"""Longest completion where neither the config nor gold answers say."""
+
+Tell = Callable[[str], None]
+Rows = Iterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """Everything a run needs, built."""
+
+    task: Task
+    roles: Roles
+    grader: RewardFunctionGrader
+    policy: Policy
+    fingerprints: dict[str, str]
+    """sha256 of what the run was built from: a resume with other data or another model is refused."""
+
+    def close(self) -> None:
+        self.grader.close()
+
+
+def build(
+    config: GRPOConfig, base_dir: Path, *, started: datetime.datetime, tell: Tell, rows: Rows | None = None
+) -> LocalRun:
+    """Load data, model and reward functions, cheapest first, so that mistakes show early.
+
+    `started` is the date chat templates print; `rows` are used instead of `config.data.path`.
+    """
+    grader = RewardFunctionGrader.from_config(config.reward_fns, base_dir)
+    try:
+        train_examples, heldout_examples = _load_data(config, base_dir, rows)
+        policy = load_policy(
+            config.base_model,
+            config.lora,
+            seed=config.seed,
+            dtype=config.dtype,
+            device=config.device,
+            trust_remote_code=config.trust_remote_code,
+        )
+        trainable, total = policy.parameter_counts()
+        torch.set_num_threads(pick_threads(config.threads, total))
+        tell(f"{config.base_model}: {total:,} parameters, {trainable:,} trainable ({trainable / total:.2%})")
+        for note in policy.notes:
+            tell(note)
+        renderer = Renderer.from_folder(policy.folder, today=started)
+        task = _task(config, renderer, policy, train_examples, heldout_examples, tell)
+        sampler = make_sampler(policy, renderer, config.sampling_params, task.max_tokens, config.slots)
+        learner = LocalLearner(
+            policy, config, max_tokens=task.max_tokens, learning_rate=_learning_rate(config, total - trainable, tell)
+        )
+    except BaseException:
+        grader.close()
+        raise
+    fingerprints = {
+        "data": _fingerprint_examples([*train_examples, *heldout_examples]),
+        "base_model": _fingerprint_folder(policy.folder),
+    }
+    return LocalRun(task, Roles(sampler, grader, learner), grader, policy, fingerprints)
+
+
+def make_sampler(policy: Policy, renderer: Renderer, params: SamplingParams, max_tokens: int, slots: int) -> Engine:
+    """A sampler on a copy of the policy that shares the base's tensors."""
+    own = sampling_copy(policy.model)
+    return Engine(
+        own.model,
+        sampling_params=params,
+        max_tokens=max_tokens,
+        eos_ids=renderer.eos_ids,
+        decode=renderer.decode,
+        slots=slots,
+        shared_prefix=policy.shares_prefix,
+        load_weights=own.load,
+    )
+
+
+def window_of(policy: Policy) -> int | None:
+    """Longest sequence in tokens the model was made for; None when its config does not say."""
+    window = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+    return None if window is None else int(window)
+
+
+def _load_data(config: GRPOConfig, base_dir: Path, rows: Rows | None) -> tuple[list[Example], list[Example]]:
+    data = config.data
+    if rows is None and data.path is None:
+        raise ConfigError("data.path is not set, so there is nothing to train on.", hint="Set it, or use --data PATH.")
+    examples = load_examples(data, base_dir) if rows is None else examples_from_rows(rows, data)
+    if data.heldout_path is None:
+        return split_examples(examples, data.heldout, data.stratify_column, config.seed)
+    apart = DataConfig.model_validate(data.model_dump() | {"path": data.heldout_path, "heldout_path": None})
+    return examples, load_examples(apart, base_dir)
+
+
+def _task(
+    config: GRPOConfig,
+    renderer: Renderer,
+    policy: Policy,
+    train_examples: Sequence[Example],
+    heldout_examples: Sequence[Example],
+    tell: Tell,
+) -> Task:
+    max_tokens = _max_tokens(config, renderer, [*train_examples, *heldout_examples], tell)
+    longest = config.data.max_prompt_tokens or math.inf
+    window = window_of(policy)
+    if window is not None:
+        if window <= max_tokens:
+            raise ConfigError(
+                f"sampling_params.max_tokens = {max_tokens} leaves no room for a prompt in a window of {window}.",
+                hint=f"Set sampling_params.max_tokens below {window}.",
+            )
+        longest = min(longest, window - max_tokens)
+
+    def render(examples: Sequence[Example]) -> list[Prompt]:
+        limit = None if longest == math.inf else int(longest)
+        return render_prompts(examples, renderer, limit, config.data.overlong_prompts, tell) if examples else []
+
+    task = Task(config, render(train_examples), render(heldout_examples), max_tokens)
+    tell(f"{len(task.train_prompts):,} prompts to train on, {len(task.heldout_prompts):,} held out")
+    return task
+
+
+def _max_tokens(config: GRPOConfig, renderer: Renderer, examples: Sequence[Example], tell: Tell) -> int:
+    """K8: given, or by the gold answers, or the default."""
+    if config.sampling_params.max_tokens is not None:
+        return config.sampling_params.max_tokens
+    if config.data.answer_column is None:
+        return DEFAULT_MAX_TOKENS
+    longest = longest_answer_tokens(examples, config.data.answer_column, renderer)
+    chosen = max_tokens_for(longest)
+    tell(f"sampling_params.max_tokens = {chosen}: the longest gold answer has {longest} tokens")
+    return chosen
+
+
+def _learning_rate(config: GRPOConfig, base_parameters: int, tell: Tell) -> float:
+    if config.learning_rate is not None:
+        return config.learning_rate
+    rate, reason = default_learning_rate(base_parameters, config.lora.rank, config.lora.lora_alpha)
+    tell(reason)
+    return rate
+
+
+def _fingerprint_examples(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        row = [example.index, example.prompt, dict(example.columns), example.tools]
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _fingerprint_folder(folder: Path) -> str:
+    """Of names, sizes and the first MiB of every file a model is read from: cheap for gigabytes, and enough to tell
+    models apart."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja")]):
+        digest.update(f"{path.name}:{path.stat().st_size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+    return digest.hexdigest()

@@ -1,0 +1,186 @@
+"""THE LOOP: sample, grade, compare, update, publish. No torch, no device, no tokenizer: that is the roles' business."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from reinforge.config import GRPOConfig
+from reinforge.data.order import PromptOrder
+from reinforge.errors import Interrupted, StoppedByGuard
+from reinforge.evaluate import evaluate
+from reinforge.grading.overlong import overlong_score
+from reinforge.insight.evaluation import Evaluation
+from reinforge.insight.faults import reward_faults
+from reinforge.insight.metrics import step_metrics
+from reinforge.learner.advantage import advantages
+from reinforge.roles import Roles
+from reinforge.rollout.collect import Collected, collect
+from reinforge.run_store import Run, StepRecord, save_checkpoint
+from reinforge.run_store.codec import encode_state
+from reinforge.types import Batch, Group, Prompt, SampleRequest, TrainState
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned: the config and the prompts."""
+
+    config: GRPOConfig
+    train_prompts: Sequence[Prompt]
+    heldout_prompts: Sequence[Prompt]
+    max_tokens: int
+    """Longest completion; the config may leave it to the data."""
+
+
+class Watcher(Protocol):
+    """Looks on; whatever it does cannot change a run."""
+
+    def step(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group]) -> None: ...
+
+    def evaluation(self, step: int, evaluation: Evaluation, groups: Sequence[Group]) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass
+class StopRequest:
+    """Set from outside (a signal handler) to end the run after the step under way."""
+
+    signal: str = ""
+    """SIGINT or SIGTERM, empty while nobody asked."""
+    exit_code: int = 130
+
+
+@dataclass
+class _Clock:
+    """Seconds per stage of the step under way."""
+
+    times: dict[str, float] = field(default_factory=dict)
+    last: float = field(default_factory=time.monotonic)
+
+    def lap(self, stage: str) -> None:
+        now = time.monotonic()
+        self.times[f"time/{stage}_s"] = now - self.last
+        self.last = now
+
+
+def train(
+    task: Task,
+    roles: Roles,
+    run: Run,
+    watcher: Watcher,
+    state: TrainState | None = None,
+    stop: StopRequest | None = None,
+    until_step: int | None = None,
+) -> None:
+    """Train from `state` (fresh unless given; the learner is already restored to it) to the last step.
+
+    Every step is one transaction in the run's database. Raises Interrupted or StoppedByGuard after a checkpoint.
+    """
+    config, state, stop = task.config, state or TrainState(), stop or StopRequest()
+    last_step = config.train_steps if until_step is None else until_step
+    roles.sampler.load(roles.learner.publish())
+    if state.step == 0:
+        _evaluate_if_due(task, roles, run, watcher, 0)
+    record_s = 0.0
+    while state.step < last_step:
+        clock, collected = _Clock({"time/record_s": record_s}), None
+        if state.batch is None:
+            collected = _sample_and_grade(task, roles, state)
+            state = _with_batch(state, collected, config)
+        assert state.batch is not None
+        clock.lap("collect")
+        update = roles.learner.update(state.batch)
+        clock.lap("update")
+        roles.sampler.load(roles.learner.publish())
+        clock.lap("publish")
+
+        record = _record(task, roles, state, collected, update.metrics, clock)
+        state = replace(state, step=state.step + 1, batch=_unless_used_up(state.batch.after(update), config))
+        run.record_step(record, config.keep_tokens_steps)
+        clock.lap("record")
+        record_s = clock.times["time/record_s"]
+        watcher.step(state.step, record.metrics, record.groups)
+        for event in record.events:
+            watcher.note(event.message)
+
+        score = _evaluate_if_due(task, roles, run, watcher, state.step)
+        asked_to_stop = stop.signal or run.take_stop_request()
+        if asked_to_stop or state.step % config.save_every == 0 or state.step == last_step:
+            save_checkpoint(run.path, state.step, partial(_write_state, roles, state), score)
+        if asked_to_stop and state.step < last_step:
+            _end_early(run, stop, asked_to_stop, state.step)
+
+
+def _sample_and_grade(task: Task, roles: Roles, state: TrainState) -> Collected:
+    """G completions for each of the next P prompts."""
+    config, order = task.config, PromptOrder(len(task.train_prompts), task.config.seed)
+    drawn = [order.at(state.prompts_drawn + place) for place in range(config.prompts_per_step)]
+    requests = [
+        SampleRequest(task.train_prompts[index], config.num_generations, (config.seed, state.step, place))
+        for place, (index, _) in enumerate(drawn)
+    ]
+    extra = []
+    if config.overlong is not None:
+        extra.append(partial(overlong_score, params=config.overlong, max_tokens=task.max_tokens))
+    return collect(requests, [epoch for _, epoch in drawn], roles.sampler, roles.grader, extra)
+
+
+def _with_batch(state: TrainState, collected: Collected, config: GRPOConfig) -> TrainState:
+    """Compare: every completion with its group."""
+    rewards_PG = [group.rewards_G for group in collected.groups]
+    batch = Batch(collected.groups, advantages(rewards_PG, config.scale_rewards))
+    return replace(state, prompts_drawn=state.prompts_drawn + len(collected.groups), batch=batch)
+
+
+def _unless_used_up(batch: Batch, config: GRPOConfig) -> Batch | None:
+    return batch if batch.updates_done < config.num_iterations else None
+
+
+def _record(
+    task: Task, roles: Roles, state: TrainState, collected: Collected | None, update: Mapping[str, float], clock: _Clock
+) -> StepRecord:
+    """The row of the step: its metrics, and the completions if they were collected for it."""
+    times, settings = clock.times, task.config.eval
+    times["time/step_s"] = sum(times[f"time/{stage}_s"] for stage in ("collect", "update", "publish"))
+    del times["time/collect_s"]
+    groups: tuple[Group, ...] = ()
+    advantages_PG: tuple[tuple[float, ...], ...] = ()
+    if collected is not None and state.batch is not None:
+        groups, advantages_PG = collected.groups, state.batch.advantages_PG
+        times |= {"time/rollout_s": collected.rollout_s, "time/reward_wait_s": collected.reward_wait_s}
+    metrics = step_metrics(groups, update, times, settings.correct_fn, settings.correct_from)
+    events = tuple(reward_faults(groups))
+    return StepRecord(state.step + 1, metrics, roles.learner.state_hash(), groups, advantages_PG, events)
+
+
+def _evaluate_if_due(task: Task, roles: Roles, run: Run, watcher: Watcher, step: int) -> float | None:
+    """Held-out evaluation before the first and after the last step, and each `eval.every_steps` -> its score."""
+    settings, last = task.config.eval, task.config.train_steps
+    due = step in (0, last) or (settings.every_steps and step % settings.every_steps == 0)
+    if not due or not task.heldout_prompts:
+        return None
+    evaluation, groups = evaluate(task.heldout_prompts, roles.sampler, roles.grader, settings, task.config.seed)
+    run.save_evaluation(f"step-{step:08d}", evaluation.as_json(step))
+    watcher.evaluation(step, evaluation, groups)
+    return evaluation.pass_at_1
+
+
+def _write_state(roles: Roles, state: TrainState, folder: Path) -> None:
+    roles.learner.save(folder)
+    (folder / "state.json").write_text(encode_state(state), encoding="utf-8")
+
+
+def _end_early(run: Run, stop: StopRequest, reason: str, step: int) -> None:
+    hint = f"Go on with: reinforge runs resume {run.path}"
+    if stop.signal:
+        run.finish("interrupted", f"{stop.signal} after step {step}")
+        raise Interrupted(
+            f"Stopped by {stop.signal} after step {step}, checkpoint written.", hint=hint, exit_code=stop.exit_code
+        )
+    run.finish("stopped", reason)
+    raise StoppedByGuard(f"Stopped after step {step} ({reason}), checkpoint written.", hint=hint)
