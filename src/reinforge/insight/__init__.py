@@ -1,0 +1,1 @@
+"""What a run's rows mean. Pure functions, no torch."""

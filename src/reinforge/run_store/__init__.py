@@ -1,0 +1,53 @@
+"""One run = one directory: its rows, its checkpoints, its files. See run.py for the layout."""
+
+from reinforge.run_store.checkpoints import (
+    Checkpoint,
+    latest_checkpoint,
+    list_checkpoints,
+    remove_checkpoints_after,
+    save_checkpoint,
+    verify_checkpoint,
+)
+from reinforge.run_store.codec import decode_state, encode_state
+from reinforge.run_store.failpoint import FAILPOINTS, failpoint
+from reinforge.run_store.records import (
+    CompletionRow,
+    Event,
+    EventRow,
+    FunctionRow,
+    PromptEpochRow,
+    PromptRow,
+    ScoreRow,
+    Status,
+    StepRecord,
+    StepRow,
+    TokenRow,
+)
+from reinforge.run_store.run import Run, config_hash, list_runs
+
+__all__ = [
+    "FAILPOINTS",
+    "Checkpoint",
+    "CompletionRow",
+    "Event",
+    "EventRow",
+    "FunctionRow",
+    "PromptEpochRow",
+    "PromptRow",
+    "Run",
+    "ScoreRow",
+    "Status",
+    "StepRecord",
+    "StepRow",
+    "TokenRow",
+    "config_hash",
+    "decode_state",
+    "encode_state",
+    "failpoint",
+    "latest_checkpoint",
+    "list_checkpoints",
+    "list_runs",
+    "remove_checkpoints_after",
+    "save_checkpoint",
+    "verify_checkpoint",
+]

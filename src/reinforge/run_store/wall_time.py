@@ -1,0 +1,12 @@
+"""Which recorded numbers are wall time: the only ones that may differ between a resumed and an uninterrupted run."""
+
+from __future__ import annotations
+
+
+def is_wall_time(metric: str) -> bool:
+    """Whether a metric says how long something took.
+
+    >>> [is_wall_time(name) for name in ("time/step_s", "speed/tokens_per_s", "reward/f/latency_max_s", "reward/mean")]
+    [True, True, True, False]
+    """
+    return metric.startswith(("time/", "speed/")) or metric.rpartition("/")[2].startswith("latency_")

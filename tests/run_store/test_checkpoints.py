@@ -1,0 +1,253 @@
+"""Checkpoints are whole or absent: whatever is killed, whatever the disk refuses, whatever bit flips."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reinforge.errors import CheckpointError
+from reinforge.run_store import (
+    FAILPOINTS,
+    Run,
+    latest_checkpoint,
+    list_checkpoints,
+    remove_checkpoints_after,
+    save_checkpoint,
+    verify_checkpoint,
+)
+
+from .conftest import CONFIG, make_record
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    return tmp_path / "run"
+
+
+def writer(step: int) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "adapter").mkdir()
+        (folder / "adapter" / "weights.bin").write_bytes(bytes([step % 256]) * 1000)
+        (folder / "state.json").write_text(f'{{"step": {step}}}')
+
+    return write
+
+
+def content(path: Path) -> tuple[bytes, str]:
+    return (path / "adapter" / "weights.bin").read_bytes(), (path / "state.json").read_text()
+
+
+def expected(step: int) -> tuple[bytes, str]:
+    return bytes([step % 256]) * 1000, f'{{"step": {step}}}'
+
+
+def newest_step(run_dir: Path) -> int | None:
+    """The step of the newest good checkpoint, whose content is checked."""
+    checkpoint, _ = latest_checkpoint(run_dir)
+    if checkpoint is None:
+        return None
+    assert content(checkpoint.path) == expected(checkpoint.step)
+    return checkpoint.step
+
+
+def test_what_was_saved_is_found(run_dir: Path):
+    assert latest_checkpoint(run_dir) == (None, ())
+    path = save_checkpoint(run_dir, 5, writer(5), score=0.25)
+    checkpoint, events = latest_checkpoint(run_dir)
+    assert checkpoint is not None
+    assert (checkpoint.path, checkpoint.step, checkpoint.score, events) == (path, 5, 0.25, ())
+    assert content(path) == expected(5)
+
+
+def test_the_last_two_and_the_best_three_are_kept(run_dir: Path):
+    scores = {1: 0.9, 2: 0.1, 3: 0.8, 4: None, 5: 0.8, 6: 0.8, 7: 0.2, 8: None}
+    for step, score in scores.items():
+        save_checkpoint(run_dir, step, writer(step), score)
+    assert [checkpoint.step for checkpoint in list_checkpoints(run_dir)] == [1, 5, 6, 7, 8]
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == [
+        f"step-{step:08d}" for step in (1, 5, 6, 7, 8)
+    ]
+
+
+def test_every_flipped_bit_is_found(run_dir: Path):
+    save_checkpoint(run_dir, 1, writer(1), score=0.5)
+    path = save_checkpoint(run_dir, 2, writer(2), score=0.5)
+    files = [file for file in path.rglob("*") if file.is_file()]
+    rng = random.Random(0)
+    for _ in range(300):
+        file = rng.choice(files)
+        whole = file.read_bytes()
+        flipped = bytearray(whole)
+        place = rng.randrange(len(flipped))
+        flipped[place] ^= 1 << rng.randrange(8)
+        file.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match="is damaged"):
+            verify_checkpoint(path)
+        file.write_bytes(whole)
+    verify_checkpoint(path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "manifest cut", "manifest missing", "manifest is a list"])
+def test_a_damaged_newest_is_set_aside_and_the_one_before_used(run_dir: Path, damage: str):
+    save_checkpoint(run_dir, 1, writer(1))
+    path = save_checkpoint(run_dir, 2, writer(2))
+    file = path / ("manifest.json" if "manifest" in damage else "adapter/weights.bin")
+    if "missing" in damage:
+        file.unlink()
+    elif "cut" in damage:
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        file.write_text("[]")
+    checkpoint, events = latest_checkpoint(run_dir)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert [event.kind for event in events] == ["checkpoint_damaged"]
+    assert "damaged-step-00000002-1" in events[0].message
+    assert (run_dir / "checkpoints" / "damaged-step-00000002-1").is_dir()
+    save_checkpoint(run_dir, 2, writer(2))
+    assert newest_step(run_dir) == 2
+
+
+def test_saving_a_step_twice_keeps_the_good_one_and_replaces_a_bad_one(run_dir: Path):
+    path = save_checkpoint(run_dir, 1, writer(1))
+    before = path.stat().st_ino
+    save_checkpoint(run_dir, 1, writer(1))
+    assert path.stat().st_ino == before
+    (path / "state.json").unlink()
+    save_checkpoint(run_dir, 1, writer(1))
+    assert newest_step(run_dir) == 1
+
+
+def test_later_checkpoints_can_be_forgotten(run_dir: Path):
+    for step in (1, 2, 3):
+        save_checkpoint(run_dir, step, writer(step), score=1.0)
+    remove_checkpoints_after(run_dir, 1)
+    assert newest_step(run_dir) == 1
+
+
+OPERATIONS = ("open", "write", "fsync", "rename", "mkdir", "rmdir", "unlink", "scandir", "stat")
+
+
+class FailingDisk:
+    """Fails the n-th file operation, counted over all of os.*; SQLite's tests do the same."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int, how: str) -> None:
+        self.count, self.fail_at, self.how = 0, fail_at, how
+        for name in ("write",) if how == "short" else OPERATIONS:
+            monkeypatch.setattr(os, name, self._wrapped(name, getattr(os, name)))
+
+    def _wrapped(self, name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def operation(*arguments: object, **named: object) -> object:
+            self.count += 1
+            if self.count != self.fail_at:
+                return real(*arguments, **named)
+            if self.how == "short":
+                return real(arguments[0], arguments[1][:1])
+            code = errno.EIO if self.how == "io" else errno.ENOSPC
+            raise OSError(code, os.strerror(code))
+
+        return operation
+
+
+def saves(run_dir: Path, step: int) -> bool:
+    """Whether a checkpoint can be saved; an error must be the one that is documented."""
+    try:
+        save_checkpoint(run_dir, step, writer(step))
+    except CheckpointError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("how", ["full", "io", "short"])
+def test_any_failing_file_operation_leaves_the_last_good_checkpoint(
+    run_dir: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+):
+    for step in (1, 2):
+        save_checkpoint(run_dir, step, writer(step))
+    start = tmp_path / "start"
+    shutil.copytree(run_dir, start)
+    fail_at, failures = 0, 0
+    while True:
+        fail_at += 1
+        with monkeypatch.context() as patch:
+            disk = FailingDisk(patch, fail_at, how)
+            failed = not saves(run_dir, 3)
+        failures += failed
+        assert newest_step(run_dir) in ((2, 3) if failed else (3,))
+        save_checkpoint(run_dir, 4, writer(4))
+        assert newest_step(run_dir) == 4, "with room again, saving works again"
+        if disk.count < fail_at:
+            break
+        shutil.rmtree(run_dir)
+        shutil.copytree(start, run_dir)
+    assert (failures == 0 and fail_at >= 2) if how == "short" else failures > 20
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import make_record
+from reinforge.run_store import Run, latest_checkpoint, save_checkpoint
+
+def write(step):
+    def into(folder):
+        (folder / "adapter").mkdir()
+        (folder / "adapter" / "weights.bin").write_bytes(bytes([step % 256]) * 1000)
+        (folder / "state.json").write_text('{"step": %d}' % step)
+    return into
+
+path = Path(sys.argv[2])
+with Run.open(path, writable=True) as run:
+    found, _ = latest_checkpoint(path)
+    start = found.step if found else 0
+    run.rewind(start)
+    for step in range(start + 1, 9):
+        run.record_step(make_record(step), keep_tokens_steps=3)
+        if step % 2 == 0:
+            save_checkpoint(path, step, write(step))
+    run.finish("succeeded")
+"""
+
+
+def train(run: Path, failpoint: str = "") -> int:
+    environment = {**os.environ, "REINFORGE_FAILPOINT": failpoint} if failpoint else dict(os.environ)
+    return subprocess.run(
+        [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(run)], env=environment
+    ).returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("point", FAILPOINTS)
+def test_killed_at_any_point_and_resumed_equals_never_killed(tmp_path: Path, point: str, count: int):
+    Run.create(tmp_path, "killed", CONFIG, {}).close()
+    path = tmp_path / "killed"
+    if point.startswith("rewind"):
+        assert train(path, "checkpoint:after_rename=2") == -signal.SIGKILL
+        count = 1
+    assert train(path, f"{point}={count}") == -signal.SIGKILL
+    assert train(path) == 0
+    with Run.create(tmp_path, "straight", CONFIG, {}) as straight:
+        for step in range(1, 9):
+            straight.record_step(make_record(step), keep_tokens_steps=3)
+        expected_hashes = [straight.row_hash(step) for step in range(1, 9)]
+        expected_epochs = straight.prompt_epochs()
+    with Run.open(path) as run:
+        assert run.status() == ("succeeded", "")
+        assert [run.row_hash(step) for step in range(1, 9)] == expected_hashes
+        assert run.prompt_epochs() == expected_epochs
+        assert run._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert newest_step(path) == 8
+    assert [checkpoint.step for checkpoint in list_checkpoints(path)] == [6, 8]
+    assert not [entry.name for entry in (path / "checkpoints").iterdir() if entry.name.startswith(".")]
