@@ -8,10 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from reinforge.config import SamplingParams
+from reinforge.config import LoraParams, SamplingParams
+from reinforge.errors import ModelError
+from reinforge.inference.adapters import sampling_copy
 from reinforge.inference.engine import Engine
 from reinforge.policy.attention import pad, plain_logits, use_plain_attention, use_shared_prefix_attention
-from reinforge.types import Completion, Example, Prompt, SampleRequest
+from reinforge.policy.model import load_policy
+from reinforge.types import Adapter, Completion, Example, Prompt, SampleRequest
 
 LENGTHS = (9, 1, 4, 17, 2)
 NO_EOS: frozenset[int] = frozenset()
@@ -200,6 +203,62 @@ def test_two_unfinished_calls_do_not_disturb_each_other(tiny_qwen2: Path):
     first, second = engine.sample(requests), engine.sample(requests)
     halves = [next(first), next(second), *first, *second]
     assert sorted(c.token_ids for _, c in halves) == sorted(2 * [c.token_ids for c in expected.values()])
+
+
+def test_a_loaded_adapter_is_sampled_from(tiny_qwen2: Path):
+    policy = load_policy(str(tiny_qwen2), LoraParams(rank=4), seed=1)
+    sampled = sampling_copy(policy.model)
+    engine = make_engine(sampled.model, tiny_qwen2, load_weights=sampled.load)
+    requests = random_requests(greedy=True)
+    before = collect(engine, requests)
+    generator = torch.Generator().manual_seed(1)
+    weights = {n: 0.3 * torch.randn(w.shape, generator=generator) for n, w in policy.adapter(0).weights.items()}
+    engine.load(Adapter(7, weights))
+    after = collect(engine, requests)
+    assert {c.policy_version for c in before.values()} == {0}
+    assert {c.policy_version for c in after.values()} == {7}
+    policy.load_weights(weights)
+    unshared = collect(make_engine(policy.model, tiny_qwen2), requests)
+    assert [c.token_ids for c in after.values()] == [unshared[key].token_ids for key in after]
+    assert [c.token_ids for c in after.values()] != [before[key].token_ids for key in after]
+
+
+def test_fixed_weights_take_no_adapter(tiny_qwen2: Path):
+    with pytest.raises(ModelError, match="without an adapter"):
+        make_engine(load(tiny_qwen2), tiny_qwen2).load(Adapter(1, {}))
+
+
+def test_logits_that_are_no_numbers_are_an_error(tiny_qwen2: Path):
+    model = load(tiny_qwen2)
+    with torch.no_grad():
+        model.get_decoder().norm.weight[0] = float("nan")
+    with pytest.raises(ModelError, match="NaN after 9 prompt tokens"):
+        collect(make_engine(model, tiny_qwen2), random_requests())
+
+
+@pytest.mark.parametrize("slots", [2, 64])
+def test_stop_strings_end_a_completion_and_leave_the_text(tiny_llama: Path, slots: int):
+    """Stop strings taken from what is generated freely: two bytes that cross a token border each time."""
+    model, requests = load(tiny_llama), random_requests(num_generations=3)
+    alphabet = "abcdefghijklmnopqrstuvwxyzäöü ".encode()
+
+    def decode(ids) -> str:  # a readable and partly multi-byte alphabet for random tokens
+        return bytes(alphabet[i % len(alphabet)] for i in ids).decode(errors="replace")
+
+    free = collect(make_engine(model, tiny_llama, decode=decode, max_tokens=30), requests)
+    stop = (free[0, 0].text[7:9].replace("\ufffd", "q"), free[3, 1].text[7:9].replace("\ufffd", "q"), "ä")
+    params = SamplingParams(stop=stop)
+    ended = collect(
+        make_engine(model, tiny_llama, decode=decode, max_tokens=30, sampling_params=params, slots=slots), requests
+    )
+    for key, completion in ended.items():
+        ends = [t for t in range(1, 31) if any(s in decode(free[key].token_ids[:t]) for s in stop)]
+        num_tokens = ends[0] if ends else 30
+        assert completion.token_ids == free[key].token_ids[:num_tokens]
+        assert completion.finish_reason == ("stop" if ends else "length")
+        text = decode(completion.token_ids)
+        assert completion.text == text[: min([text.find(s) for s in stop if s in text], default=len(text))]
+    assert {c.finish_reason for c in ended.values()} == {"stop", "length"}
 
 
 def _log(value: float) -> float:
