@@ -165,7 +165,7 @@ def importance_ratio(logprobs_BT: Tensor, old_BT: Tensor, mask_BT: Tensor, *, se
     """Probability of what was drawn under the current policy over that under the old one.
 
     Token level [B, T]: exp(log pi - log pi_old). Sequence level [B, 1]: exp of the mean of that over the completion's
-    tokens, the length-normalised ratio of GSPO (Zheng et al. 2025, eq. 7); 1 for a completion with no token in the
+    tokens, the length-normalised ratio of GSPO (Zheng et al. 2025); 1 for a completion with no token in the
     loss. Both inputs are 0 where the mask is.
     """
     log_ratio_BT = logprobs_BT - old_BT
@@ -188,7 +188,7 @@ def clipped_surrogate(ratio: Tensor, advantages_B1: Tensor, settings: LossSettin
 
 
 def cispo_surrogate(ratio: Tensor, logprobs_BT: Tensor, advantages_B1: Tensor, settings: LossSettings) -> Tensor:
-    """-stop_gradient(min(rho, epsilon_high)) A log pi  [B, T] (MiniMax-M1 2025, eq. 4, with the upper bound only).
+    """-stop_gradient(min(rho, epsilon_high)) A log pi  [B, T] (MiniMax-M1 2025, with the upper bound only).
 
     The clipped ratio is a weight, not part of the gradient's path: no token's gradient is ever cut to 0.
     """
