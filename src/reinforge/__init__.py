@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reinforge.api import evaluate, grade, resume, train, verify
+    from reinforge.api import evaluate, grade, resume, train
     from reinforge.config import (
         DataConfig,
         EvalConfig,
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from reinforge.config_file import load_config
     from reinforge.errors import ReinforgeError
     from reinforge.run_store import Run
+    from reinforge.verification import verify
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "reinforge.api": ("train", "resume", "evaluate", "grade", "verify"),
+    "reinforge.api": ("train", "resume", "evaluate", "grade"),
     "reinforge.config": (
         "DataConfig",
         "EvalConfig",
@@ -44,6 +45,7 @@ _HOMES = {
     "reinforge.config_file": ("load_config",),
     "reinforge.errors": ("ReinforgeError",),
     "reinforge.run_store": ("Run",),
+    "reinforge.verification": ("verify",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -11,18 +11,15 @@ import json
 import platform
 import shutil
 import signal
-import sqlite3
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from reinforge.errors import CheckpointError, ReinforgeError, UsageError
+from reinforge.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from reinforge.cluster.local import LocalRun
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
     from reinforge.insight.evaluation import Evaluation
     from reinforge.loop import StopRequest, Watcher
     from reinforge.run_store import Run
-    from reinforge.types import Group, TrainState
+    from reinforge.types import Grade, Group, TrainState
 
 _PACKAGES = ("reinforge", "torch", "transformers", "peft", "tokenizers")
 
@@ -89,9 +86,9 @@ def resume(run_path: Path | str, watcher: Watcher | None = None) -> Path:
     watcher = watcher or SilentWatcher()
     path = Path(run_path)
     with Run.open(path, writable=True) as run:
-        built = _rebuild(run, watcher)
+        built = rebuild(run, watcher)
         try:
-            state = _restore(built, run, watcher)
+            state = restore(built, run, watcher)
             if state.step >= built.task.config.train_steps:
                 run.finish("succeeded")
                 raise UsageError(f"{path} has done all {state.step} steps.", hint="There is nothing to resume.")
@@ -101,43 +98,53 @@ def resume(run_path: Path | str, watcher: Watcher | None = None) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Verification:
-    """A step, as it was stored and as it came out again."""
+def evaluate(
+    subject: str,
+    config: GRPOConfig | None = None,
+    *,
+    base_dir: Path | None = None,
+    data: str | None = None,
+    watcher: Watcher | None = None,
+) -> Evaluation:
+    """Score a model, an adapter or a run (RUN or RUN@STEP) on held-out prompts.
 
-    step: int
-    from_step: int
-    """The checkpoint it was computed from."""
-    stored: dict[str, str]
-    """`state` (weights and optimizer) and `rows` hashes."""
-    again: dict[str, str]
+    Without `config` the subject must be a run, and its own config is taken. With `data` all rows of that data set are
+    used, otherwise the rows the config holds out.
+    """
+    from reinforge.cluster import local
+    from reinforge.evaluation import evaluate as score
+    from reinforge.policy.subject import find_subject
+    from reinforge.run_store import Run
 
-    @property
-    def equal(self) -> bool:
-        return self.stored == self.again
+    watcher, found = watcher or SilentWatcher(), find_subject(subject)
+    directory = base_dir or Path.cwd()
+    if config is None:
+        if found.run is None:
+            raise UsageError(f"{subject} is no run, so what to evaluate it on is unknown.", hint="Add --config CONFIG.")
+        with Run.open(found.run) as run:
+            config, directory = stored_config(run), Path(run.about["base_dir"])
+    with local.evaluation(config, directory, found, data=data, tell=watcher.note) as built:
+        return score(built.prompts, built.sampler, built.grader, config.eval, config.seed)[0]
 
 
-def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> Verification:
-    """Re-execute one step of a run from its stored state, in a copy, and compare every bit."""
-    from reinforge import loop
-    from reinforge.run_store import Run, list_checkpoints
+def grade(rewards: str, data: str, *, base_dir: Path | None = None) -> Iterator[tuple[dict[str, Any], Grade]]:
+    """Score completions that exist already: rows with `prompt`, `completion` and columns -> (row, grade), in order.
 
-    watcher, path = watcher or SilentWatcher(), Path(run_path)
-    with Run.open(path) as run:
-        if not 1 <= step <= run.last_step():
-            raise UsageError(f"{path} has steps 1 to {run.last_step()}, not {step}.")
-        stored = _hashes(run, step)
-    earlier = [checkpoint for checkpoint in list_checkpoints(path) if checkpoint.step < step]
-    with tempfile.TemporaryDirectory() as folder:
-        copy = _copy_of_run(path, Path(folder) / path.name, [checkpoint.path for checkpoint in earlier[-1:]])
-        with Run.open(copy, writable=True) as run:
-            built = _rebuild(run, watcher)
-            try:
-                state = _restore(built, run, watcher)
-                loop.train(built.task, built.roles, run, watcher, state, until_step=step)
-                return Verification(step, state.step, stored, _hashes(run, step))
-            finally:
-                built.close()
+    `rewards` is `file.py:function`, or `file.py` for all of its reward functions. Loads no model.
+    """
+    from reinforge.config import DataConfig
+    from reinforge.data.dataset import load_examples
+    from reinforge.grading.grader import RewardFunctionGrader, grade_completions
+    from reinforge.grading.reward_function import load_rewards_file
+
+    directory = base_dir or Path.cwd()
+    examples = load_examples(DataConfig(path=data), directory)
+    rows = [{"prompt": example.prompt, **example.columns} for example in examples]
+    grader = RewardFunctionGrader(load_rewards_file(rewards, directory))
+    try:
+        yield from zip(rows, grade_completions(grader, rows), strict=True)
+    finally:
+        grader.close()
 
 
 def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState | None) -> None:
@@ -181,19 +188,11 @@ def _stop_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def _rebuild(run: Run, watcher: Watcher) -> LocalRun:
+def rebuild(run: Run, watcher: Watcher) -> LocalRun:
     """The roles of a stored run: its config, and the reward sources it stored, not what the files say now."""
     from reinforge.cluster import local
-    from reinforge.config import GRPOConfig
 
-    values = run.config()
-    values["reward_fns"]["functions"] = {
-        function[
-            "name"
-        ]: f"{run.path.resolve() / 'rewards' / (function['version'] + '.py')}:{function['function_name']}"
-        for function in run.about["functions"]
-    }
-    config = GRPOConfig.model_validate(values)
+    config = stored_config(run)
     rows_file = run.path / "dataset.json"
     rows = json.loads(rows_file.read_text(encoding="utf-8")) if rows_file.exists() else None
     started = datetime.datetime.fromisoformat(run.about["started"])
@@ -208,7 +207,19 @@ def _rebuild(run: Run, watcher: Watcher) -> LocalRun:
     return built
 
 
-def _restore(built: LocalRun, run: Run, watcher: Watcher) -> TrainState:
+def stored_config(run: Run) -> GRPOConfig:
+    """The run's config, with the reward sources it stored."""
+    from reinforge.config import GRPOConfig
+
+    values = run.config()
+    values["reward_fns"]["functions"] = {
+        function["name"]: f"{run.reward_source(function['version']).resolve()}:{function['function_name']}"
+        for function in run.about["functions"]
+    }
+    return GRPOConfig.model_validate(values)
+
+
+def restore(built: LocalRun, run: Run, watcher: Watcher) -> TrainState:
     """Take the newest intact checkpoint and drop the rows after it."""
     from reinforge.run_store import decode_state, latest_checkpoint
     from reinforge.types import TrainState
@@ -239,30 +250,6 @@ def _publish_adapter(run: Run) -> None:
     writing.rename(run.path / "adapter")
 
 
-def _copy_of_run(path: Path, target: Path, checkpoints: Sequence[Path]) -> Path:
-    target.mkdir()
-    for name in ("run.json", "config.yaml", "dataset.json"):
-        if (path / name).exists():
-            shutil.copy2(path / name, target / name)
-    for name in ("rewards", "evaluations"):
-        shutil.copytree(path / name, target / name)
-    (target / "control").mkdir()
-    (target / "checkpoints").mkdir()
-    for checkpoint in checkpoints:
-        shutil.copytree(checkpoint, target / "checkpoints" / checkpoint.name)
-    source = sqlite3.connect(f"file:{path / 'run.db'}?mode=ro", uri=True)
-    with sqlite3.connect(target / "run.db") as copy:
-        source.backup(copy)
-    source.close()
-    copy.close()
-    return target
-
-
-def _hashes(run: Run, step: int) -> dict[str, str]:
-    (row,) = run.steps(first=step, last=step)
-    return {"state": row.state_hash, "rows": run.row_hash(step)}
-
-
 def _stored(config: GRPOConfig) -> dict[str, Any]:
     import yaml
 
@@ -283,6 +270,3 @@ def _about(built: LocalRun, started: datetime.datetime) -> dict[str, Any]:
         "fingerprints": built.fingerprints,
         "max_tokens": built.task.max_tokens,
     }
-
-
-__all__ = ["ReinforgeError", "SilentWatcher", "Verification", "resume", "train", "verify"]

@@ -140,7 +140,7 @@ class EvalConfig(_Part):
 
 
 class GRPOConfig(_Part):
-    """Everything that defines a run. Two runs with equal configs, data and code are bitwise equal on one machine type."""
+    """Everything that defines a run. Equal configs, data and code give bitwise equal runs on one machine type."""
 
     base_model: str
     """Local folder or hub id of a Hugging Face causal language model (safetensors)."""
@@ -204,7 +204,7 @@ class GRPOConfig(_Part):
     """Gradients are scaled down to this total norm."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the base model. auto: bfloat16 where the device computes in it, else float32 (S2-034). Adapters are float32."""
+    """Of the base model. auto: bfloat16 where the device computes in it, else float32 (S2-034); adapters are float32."""
     device: str = "auto"
     """cpu, cuda, cuda:1 or mps. auto: a GPU if there is one."""
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -238,9 +238,8 @@ class GRPOConfig(_Part):
                 f"overlong.buffer_tokens = {self.overlong.buffer_tokens} must be below max_tokens = {limit}"
             )
         if self.eval.correct_fn is not None and self.eval.correct_fn not in self.reward_fns.functions:
-            raise ValueError(
-                f"eval.correct_fn = {self.eval.correct_fn!r} is none of the functions {sorted(self.reward_fns.functions)}"
-            )
+            known = sorted(self.reward_fns.functions)
+            raise ValueError(f"eval.correct_fn = {self.eval.correct_fn!r} is none of the functions {known}")
         return self
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from reinforge.config import GRPOConfig
 from reinforge.data.order import PromptOrder
 from reinforge.errors import Interrupted, StoppedByGuard
-from reinforge.evaluate import evaluate
+from reinforge.evaluation import evaluate
 from reinforge.grading.overlong import overlong_score
 from reinforge.insight.evaluation import Evaluation
 from reinforge.insight.faults import reward_faults

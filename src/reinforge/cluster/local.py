@@ -6,7 +6,8 @@ import datetime
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from reinforge.learner.schedule import default_learning_rate
 from reinforge.learner.update import LocalLearner
 from reinforge.loop import Task
 from reinforge.policy.model import Policy, load_policy, pick_threads
+from reinforge.policy.subject import Subject
 from reinforge.roles import Roles
 from reinforge.types import Example, Prompt
 
@@ -87,6 +89,34 @@ def build(
         "base_model": _fingerprint_folder(policy.folder),
     }
     return LocalRun(task, Roles(sampler, grader, learner), grader, policy, fingerprints)
+
+
+@dataclass(frozen=True)
+class LocalEvaluation:
+    """Everything an evaluation needs, built."""
+
+    prompts: Sequence[Prompt]
+    sampler: Engine
+    grader: RewardFunctionGrader
+
+
+@contextmanager
+def evaluation(
+    config: GRPOConfig, base_dir: Path, subject: Subject, *, data: str | None, tell: Tell, rows: Rows | None = None
+) -> Iterator[LocalEvaluation]:
+    """A policy and the prompts to score it on: all rows of `data`, or those the config holds out."""
+    with closing(RewardFunctionGrader.from_config(config.reward_fns, base_dir)) as grader:
+        if data is not None:
+            examples = load_examples(config.data.model_copy(update={"path": data}), base_dir)
+        else:
+            _, examples = _load_data(config, base_dir, rows)
+        policy = subject.load(dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code)
+        torch.set_num_threads(pick_threads(config.threads, policy.parameter_counts()[1]))
+        renderer = Renderer.from_folder(policy.folder)
+        task = _task(config, renderer, policy, [], examples, tell)
+        sampler = make_sampler(policy, renderer, config.sampling_params, task.max_tokens, config.slots)
+        sampler.load(policy.adapter(0))
+        yield LocalEvaluation(task.heldout_prompts, sampler, grader)
 
 
 def make_sampler(policy: Policy, renderer: Renderer, params: SamplingParams, max_tokens: int, slots: int) -> Engine:

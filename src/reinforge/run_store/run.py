@@ -140,9 +140,13 @@ class Run(RowReader):
 
     def save_reward_source(self, version: str, source: str) -> Path:
         """Write the text of one version of a reward function."""
-        path = self.path / "rewards" / f"{quote(version, safe=' ')}.py"
+        path = self.reward_source(version)
         replace_durably(path, source.encode("utf-8", "surrogatepass"))
         return path
+
+    def reward_source(self, version: str) -> Path:
+        """Where the text of one version of a reward function lies."""
+        return self.path / "rewards" / f"{quote(version, safe=' ')}.py"
 
     def take_stop_request(self) -> str | None:
         """The reason in `control/stop`, if someone asked for a stop; the request is then used up."""

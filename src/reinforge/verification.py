@@ -1,0 +1,81 @@
+"""Re-execute one step of a run and compare every bit with what was stored."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reinforge.api import SilentWatcher, rebuild, restore
+from reinforge.errors import UsageError
+
+if TYPE_CHECKING:
+    from reinforge.loop import Watcher
+    from reinforge.run_store import Run
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A step, as it was stored and as it came out again."""
+
+    step: int
+    from_step: int
+    """The checkpoint it was computed from."""
+    stored: dict[str, str]
+    """`state` (weights and optimizer) and `rows` hashes."""
+    again: dict[str, str]
+
+    @property
+    def equal(self) -> bool:
+        return self.stored == self.again
+
+
+def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> Verification:
+    """Re-execute one step of a run from its stored state, in a copy, and compare every bit."""
+    from reinforge import loop
+    from reinforge.run_store import Run, list_checkpoints
+
+    watcher, path = watcher or SilentWatcher(), Path(run_path)
+    with Run.open(path) as run:
+        if not 1 <= step <= run.last_step():
+            raise UsageError(f"{path} has steps 1 to {run.last_step()}, not {step}.")
+        stored = _hashes(run, step)
+    earlier = [checkpoint for checkpoint in list_checkpoints(path) if checkpoint.step < step]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = _copy_of_run(path, Path(folder) / path.name, [checkpoint.path for checkpoint in earlier[-1:]])
+        with Run.open(copy, writable=True) as run:
+            built = rebuild(run, watcher)
+            try:
+                state = restore(built, run, watcher)
+                loop.train(built.task, built.roles, run, watcher, state, until_step=step)
+                return Verification(step, state.step, stored, _hashes(run, step))
+            finally:
+                built.close()
+
+
+def _copy_of_run(path: Path, target: Path, checkpoints: Sequence[Path]) -> Path:
+    target.mkdir()
+    for name in ("run.json", "config.yaml", "dataset.json"):
+        if (path / name).exists():
+            shutil.copy2(path / name, target / name)
+    for name in ("rewards", "evaluations"):
+        shutil.copytree(path / name, target / name)
+    (target / "control").mkdir()
+    (target / "checkpoints").mkdir()
+    for checkpoint in checkpoints:
+        shutil.copytree(checkpoint, target / "checkpoints" / checkpoint.name)
+    source = sqlite3.connect(f"file:{path / 'run.db'}?mode=ro", uri=True)
+    with sqlite3.connect(target / "run.db") as copy:
+        source.backup(copy)
+    source.close()
+    copy.close()
+    return target
+
+
+def _hashes(run: Run, step: int) -> dict[str, str]:
+    (row,) = run.steps(first=step, last=step)
+    return {"state": row.state_hash, "rows": run.row_hash(step)}
