@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from reinforge.config import RewardFunctionsRuntimeConfig
+from reinforge.errors import DataError
 from reinforge.grading.reward_function import TRL_ARGUMENTS, RewardFunction
-from reinforge.grading.values import read_value
+from reinforge.grading.values import in_words, read_value
 from reinforge.roles import CallResult
-from reinforge.sandbox.pool import SourceFault, Worker, WorkerUnavailable
+from reinforge.sandbox.pool import SourceFault, UnsendableArguments, Worker, WorkerUnavailable
 from reinforge.types import Example, Score
 
 REPEAT_ONE_BY_ONE = {"raised", "exited", "out_of_memory", "not_serialisable"}
@@ -39,6 +40,8 @@ def score_case(
         if function.dialect == "trl":
             return _score_batched(function, case, worker, runtime.timeout_s)
         return _score_each(function, case, worker, runtime)
+    except UnsendableArguments as error:
+        raise DataError(f"row {case.example.index + 1} cannot be given to a reward function: {error}.") from None
     except (WorkerUnavailable, SourceFault) as error:
         # The source loaded when the run began, so this is the machine's fault: no process, no memory, a lost file.
         return [_score(function, None, "masked", "worker_unavailable", str(error)) for _ in case.texts]
@@ -105,7 +108,7 @@ def _scores_of_list(function: RewardFunction, result: CallResult, num_completion
     values = result.value
     kind, message = result.kind, result.message
     if not kind and not isinstance(values, list):
-        kind, message = "not_a_list", f"returned {values!r:.100}, not a list of {num_completions} numbers"
+        kind, message = "not_a_list", f"returned {in_words(values)}, not a list of {num_completions} numbers"
     elif not kind and isinstance(values, list) and len(values) != num_completions:
         kind, message = "wrong_length", f"returned {len(values)} values for {num_completions} completions"
     latency_s = result.latency_s / num_completions

@@ -156,10 +156,10 @@ def describe_source(source: str, file_name: str, limits: Limits | None = None) -
 
 
 def _load_hint(fault: SourceFault) -> str:
-    if fault.package:
+    if fault.package or "relative import" in fault.text:
         return (
-            f'Install the package "{fault.package}" in this environment, or, if it is a file beside this one, copy '
-            "what you need of it here: a reward function is one file."
+            f'Install the package "{fault.package}" in this environment; if it is a file of yours, copy what you need '
+            "of it: a reward function is one file."
         )
     return ""
 

@@ -37,7 +37,7 @@ def read_value(returned: object, *, none_applies_not: bool) -> Value:
         >>> read_value(True, none_applies_not=False).number
         1.0
         >>> read_value("0.5", none_applies_not=False)
-        Value(number=None, kind='not_a_number', message="returned the text '0.5': return float(...) instead")
+        Value(number=None, kind='not_a_number', message="returned the text '0.5', not a number")
         >>> read_value(None, none_applies_not=True)
         Value(number=None, kind='', message='')
     """
@@ -51,23 +51,25 @@ def read_value(returned: object, *, none_applies_not: bool) -> Value:
         if math.isfinite(number):
             return Value(number)
         return Value(None, "not_finite", f"returned {number}: rewards must be finite")
-    return Value(None, "not_a_number", f"returned {describe(returned)}")
+    if isinstance(returned, dict) and returned.get("$type") == "int":  # beyond what JSON numbers carry
+        return Value(None, "not_finite", f"returned {returned.get('$text')}: rewards must be finite")
+    return Value(None, "not_a_number", f"returned {in_words(returned)}, not a number")
 
 
-def describe(returned: object) -> str:
-    """A returned value in words, short enough for a table.
+def in_words(returned: object) -> str:
+    """A returned value, short enough for a table.
 
     Example:
-        >>> describe([1, 2]), describe({"$type": "complex", "$text": "1j"})
-        ('a list ([1, 2]): return one number', 'a complex (1j): return one number')
+        >>> in_words([1, 2]), in_words({"$type": "complex", "$text": "1j"}), in_words(None)
+        ('a list [1, 2]', 'a complex 1j', 'None')
     """
     if returned is None:
-        return "None: every path of the function must return a number"
+        return "None"
     if isinstance(returned, str):
-        return f"the text {_cut(repr(returned))}: return float(...) instead"
+        return f"the text {_cut(repr(returned))}"
     if isinstance(returned, dict) and set(returned) == {"$type", "$text"}:
-        return f"a {returned['$type']} ({_cut(str(returned['$text']))}): return one number"
-    return f"a {type(returned).__name__} ({_cut(repr(returned))}): return one number"
+        return _cut(f"a {returned['$type']} {returned['$text']}")
+    return _cut(f"a {type(returned).__name__} {returned!r}")
 
 
 def _cut(text: str) -> str:

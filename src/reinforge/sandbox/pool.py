@@ -12,11 +12,19 @@ so each function has processes of its own, and no function can change another's 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reinforge.roles import CallResult
-from reinforge.sandbox.process import Limits, SourceFault, WorkerGone, WorkerProcess, WorkerUnavailable
+from reinforge.sandbox.process import (
+    Limits,
+    SourceFault,
+    UnsendableArguments,
+    WorkerGone,
+    WorkerProcess,
+    WorkerUnavailable,
+)
 
 RECYCLE_KINDS = {"out_of_memory"}
 """Results after which the process is replaced although it answered."""
@@ -55,7 +63,7 @@ class Worker:
             return self._ready().functions
 
     def call(self, function: str, arguments: dict[str, object], deadline_s: float) -> CallResult:
-        """One call; see roles.Sandbox. Raises WorkerUnavailable when no process can be started."""
+        """One call; see roles.Sandbox. Raises as `call_each` does, never for what the code does."""
         return self.call_each(function, {}, [arguments], deadline_s)[0]
 
     def call_each(
@@ -63,7 +71,8 @@ class Worker:
     ) -> list[CallResult]:
         """One call per entry of `each`, with its arguments and the shared ones; each call has the whole deadline.
 
-        All travel in one message. When a call ends the process, the rest is sent to a new one.
+        All travel in one message. When a call ends the process, the rest is sent to a new one. Raises WorkerUnavailable
+        when there is none, SourceFault when the source loads no more, UnsendableArguments when they have no JSON form.
         """
         with self._use:
             return self._call_each(function, shared, each, deadline_s)
@@ -74,9 +83,11 @@ class Worker:
         results: list[CallResult] = []
         while len(results) < len(each):
             process = self._ready()
+            start = time.monotonic()
             try:
                 nonce = process.begin(function, shared, each[len(results) :], deadline_s)
                 for index in range(len(each) - len(results)):
+                    start = time.monotonic()
                     results.append(process.next_result(nonce, index, deadline_s))
                     if results[-1].kind in RECYCLE_KINDS:
                         self._discard()
@@ -85,12 +96,13 @@ class Worker:
                 text = f"no result within {deadline_s:g} s"
                 results.append(CallResult(None, "timeout", text, process.unread_prints(), deadline_s))
                 self._discard()
-            except WorkerGone as end:
+            except WorkerGone as gone:
                 if self._closed:
                     raise WorkerUnavailable("the worker was closed during a call") from None
-                text = f"the process ended during the call: {end}"
-                results.append(CallResult(None, "exited", text, process.unread_prints()))
+                prints, latency_s = process.unread_prints(), time.monotonic() - start
                 self._discard()
+                text = f"the process ended during the call: {process.kill_and_tell(gone)}"
+                results.append(CallResult(None, "exited", text, prints, latency_s))
         return results
 
     def close(self) -> None:
@@ -125,4 +137,4 @@ class Worker:
             process.kill()
 
 
-__all__ = ["Limits", "SourceFault", "Worker", "WorkerUnavailable"]
+__all__ = ["Limits", "SourceFault", "UnsendableArguments", "Worker", "WorkerUnavailable"]

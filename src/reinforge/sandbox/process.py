@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from reinforge.roles import CallResult
+from reinforge.sandbox.runner import CHANNEL_LOST
 
 RUNNER = Path(__file__).with_name("runner.py")
 FRAME_OVERHEAD_BYTES = 1_000_000
@@ -46,7 +47,11 @@ class WorkerUnavailable(Exception):
 
 
 class WorkerGone(Exception):
-    """The process ended, or broke its channel, before it answered."""
+    """The process ended, or wrote something that is no reply (then the text says so), before it answered."""
+
+
+class UnsendableArguments(Exception):
+    """Arguments without a JSON form."""
 
 
 class SourceFault(Exception):
@@ -81,7 +86,17 @@ class WorkerProcess:
         self._socket, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(theirs.fileno()), _json(self.limits)],
+                [
+                    sys.executable,
+                    "-s",
+                    "-P",
+                    "-B",
+                    "-X",
+                    "utf8",
+                    str(RUNNER),
+                    str(theirs.fileno()),
+                    json.dumps(asdict(self.limits)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
@@ -106,8 +121,8 @@ class WorkerProcess:
             reply = self._receive(nonce, deadline)
         except TimeoutError:
             raise SourceFault(f"the file did not finish loading within {self.limits.load_s:g} s") from None
-        except WorkerGone as error:
-            raise SourceFault(f"the process ended while the file was loading ({error})") from None
+        except WorkerGone as gone:
+            raise SourceFault(f"the process ended while the file was loading: {self.kill_and_tell(gone)}") from None
         if not reply.get("ok"):
             raise SourceFault(str(reply.get("error")), reply.get("line"), str(reply.get("package") or ""))
         self.functions = list(reply["functions"])
@@ -121,7 +136,7 @@ class WorkerProcess:
             "op": "call",
             "nonce": nonce,
             "function": function,
-            "shared": json.dumps(shared, default=str),
+            "shared": _json_text(shared),
             "each": each,
             "deadline_s": deadline_s,
         }
@@ -145,6 +160,19 @@ class WorkerProcess:
         """Kill the process group at once, from any thread; whoever uses the process then meets WorkerGone."""
         _kill_group(self._process)
 
+    def kill_and_tell(self, gone: WorkerGone) -> str:
+        """Kill the group; how the process had ended. Its exit code is set before its descriptors close, so a kill
+        after the channel broke cannot change it."""
+        self.kill()
+        code = self._process.returncode
+        if str(gone):
+            return str(gone)
+        if code == CHANNEL_LOST:
+            return "it closed its result channel"
+        if code == -signal.SIGKILL:
+            return "killed by SIGKILL, or it closed its result channel"
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
     def unread_prints(self) -> str:
         """What the call that never answered had printed."""
         size = os.fstat(self._output).st_size
@@ -153,14 +181,14 @@ class WorkerProcess:
         return f"{text}[... cut: {cut} bytes more]" if cut > 0 else text
 
     def _send(self, request: Mapping[str, object], deadline: float) -> None:
-        data = json.dumps(request, default=str).encode("ascii")
+        data = _json_text(request).encode("ascii")
         try:
             self._socket.settimeout(_left(deadline))
             self._socket.sendall(len(data).to_bytes(4, "big") + data)
         except TimeoutError:
             raise
         except OSError:
-            raise WorkerGone(self._how_it_ended()) from None
+            raise WorkerGone from None
 
     def _receive(self, nonce: str, deadline: float) -> dict[str, Any]:
         size = int.from_bytes(self._read(4, deadline), "big")
@@ -185,21 +213,9 @@ class WorkerProcess:
             except OSError:
                 part = b""
             if not part:
-                raise WorkerGone(self._how_it_ended())
+                raise WorkerGone
             data += part
         return bytes(data)
-
-    def _how_it_ended(self) -> str:
-        """The exit code or signal, without reaping: the group must still be killed under this process id."""
-        limit = time.monotonic() + 1.0
-        while time.monotonic() < limit:
-            state = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if state is not None:
-                if state.si_code == os.CLD_EXITED:
-                    return f"exit code {state.si_status}"
-                return f"killed by {signal.Signals(state.si_status).name}"
-            time.sleep(0.002)
-        return "it closed its result channel"
 
 
 def _kill(process: subprocess.Popen[bytes], channel: socket.socket, output: int, folder: str) -> None:
@@ -230,8 +246,12 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _json(limits: Limits) -> str:
-    return json.dumps(asdict(limits))
+def _json_text(value: object) -> str:
+    """JSON in ASCII, so lone surrogates survive; what JSON does not know (dates, bytes) becomes its text."""
+    try:
+        return json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # keys that are no text, circular lists
+        raise UnsendableArguments(str(error)) from None
 
 
 def _left(deadline: float) -> float:

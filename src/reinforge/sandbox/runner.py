@@ -27,6 +27,8 @@ import types
 from collections.abc import Awaitable
 from typing import Any
 
+CHANNEL_LOST = 70
+"""Exit code when there is no way to answer any more."""
 MAX_DEPTH = 20
 MAX_TEXT = 200
 MAX_MESSAGE = 4000
@@ -78,6 +80,7 @@ class Runner:
         self.channel = channel
         self.max_result_bytes = limits["max_result_bytes"]
         self.process_id = os.getpid()
+        self.folder = os.getcwd()
         self.output = Output(os.dup(1), limits["max_print_bytes"])
         stream: Any = self.output
         self.stdout = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", write_through=True)
@@ -98,17 +101,26 @@ class Runner:
         while len(data) < size:
             part = os.read(self.channel, min(size - len(data), 1 << 20))
             if not part:
-                os._exit(0)  # the trainer closed the channel or is gone
+                self._end()  # the trainer was killed: nobody else will clean up
             data += part
         return bytes(data)
+
+    def _end(self) -> None:
+        import shutil
+
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.killpg(0, signal.SIGKILL)  # with whatever user code has started in this group
 
     def _reply(self, reply: dict[str, Any]) -> None:
         if os.getpid() != self.process_id:
             os._exit(0)  # a child that user code forked and let return: it has no voice here
         data = json.dumps(reply).encode("ascii")
         data = len(data).to_bytes(4, "big") + data
-        while data:
-            data = data[os.write(self.channel, data) :]
+        try:
+            while data:
+                data = data[os.write(self.channel, data) :]
+        except OSError:  # user code closed our descriptor
+            os._exit(CHANNEL_LOST)
 
     def load(self, source: str, file_name: str) -> dict[str, Any]:
         """Run the module body; its functions with their parameters, or what went wrong and where."""
@@ -121,9 +133,11 @@ class Runner:
         sys.stdout = sys.stderr = self.stdout
         try:
             exec(compile(source, file_name, "exec", dont_inherit=True), self.module.__dict__)
-            return {"ok": True, "functions": describe(self.module, file_name), "prints": self.output.take()}
+            return {"ok": True, "functions": describe(self.module, file_name)}
         except BaseException as error:  # noqa: BLE001  (whatever user code raises is an answer)
-            return {"ok": False, **load_fault(error, file_name), "prints": self.output.take()}
+            return {"ok": False, **load_fault(error, file_name)}
+        finally:
+            self.output.take()
 
     def call_each(self, request: dict[str, Any]) -> None:
         function = self.module
