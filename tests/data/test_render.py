@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 
-from reinforge.data.render import Renderer
+from reinforge.data.render import Renderer, TextStream, longest_answer_tokens, max_tokens_for, render_prompts
+from reinforge.errors import DataError, ModelError
 from reinforge.types import Example
 
 CHATML = (
@@ -153,14 +157,17 @@ CONVERSATIONS: list[tuple[dict[str, Any], ...]] = [
 ]
 
 
-@pytest.mark.parametrize("family", TEMPLATES)
+@pytest.mark.parametrize(
+    ("family", "tools"),
+    [
+        ("chatml", ()),
+        *[(family, tools) for family in ("qwen", "llama3") for tools in ((), (TOOL,), (TOOL, {"name": "Ünï"}))],
+    ],
+)
 @pytest.mark.parametrize("messages", CONVERSATIONS)
-@pytest.mark.parametrize("tools", [(), (TOOL,), (TOOL, {"name": "Ünï"})])
 def test_equals_transformers(folders, family, messages, tools):
     from transformers import AutoTokenizer
 
-    if tools and family == "chatml":
-        pytest.skip("the plain ChatML template shows no tools")
     theirs = AutoTokenizer.from_pretrained(folders[family]).apply_chat_template(
         [dict(message) for message in messages],
         tools=list(tools) or None,
@@ -201,3 +208,212 @@ def test_equals_transformers_on_saved_models(model, request):
     assert renderer.vocab_size == json.loads((folder / "config.json").read_text())["vocab_size"]
     assert renderer.pad_id == tokenizer.pad_token_id
     assert tokenizer.eos_token_id in renderer.eos_ids
+
+
+# Plain texts.
+
+
+def test_a_text_is_one_user_message(qwen):
+    as_message = qwen.prompt(Example(0, ({"role": "user", "content": "1+1?"},)))
+    assert qwen.prompt(Example(0, "1+1?")).token_ids == as_message.token_ids
+    assert as_message.text.endswith("<|im_start|>assistant\n")
+
+
+def test_a_rendered_text_is_taken_as_it_is(qwen, folders):
+    rendered = qwen.prompt(Example(0, "1+1?"))
+    again = qwen.prompt(Example(0, rendered.text))
+    assert (again.text, again.token_ids) == (rendered.text, rendered.token_ids)
+    ends_special = qwen.prompt(Example(0, "<|im_start|>x<|im_end|>"))
+    assert qwen.vocab_size > 300
+    assert ends_special.token_ids[-1] == Tokenizer.from_file(str(folders["qwen"] / "tokenizer.json")).token_to_id(
+        "<|im_end|>"
+    )
+    with pytest.raises(DataError, match=r"Example 4 has a message that begins with a special token"):
+        qwen.prompt(Example(4, ({"role": "system", "content": "s"}, {"role": "user", "content": rendered.text})))
+
+
+def test_bos_is_never_doubled(tmp_path, folders):
+    from transformers import AutoTokenizer
+
+    chat = Renderer.from_folder(folders["llama3"])
+    tokens = chat.prompt(Example(0, "Hi")).token_ids
+    assert tokens.count(0) == 1
+    assert tokens[0] == 0
+    base = write_tokenizer(tmp_path, "llama3", chat_template=None)
+    plain = Renderer.from_folder(base)
+    theirs = AutoTokenizer.from_pretrained(base)("1+1 = ")["input_ids"]
+    assert list(plain.prompt(Example(0, "1+1 = ")).token_ids) == theirs
+    assert theirs[0] == 0
+    assert list(plain.prompt(Example(0, "<|begin_of_text|>1+1 = ")).token_ids) == theirs
+    assert list(chat.prompt(Example(0, "<|begin_of_text|>1+1 = ")).token_ids) == theirs
+    assert plain.prompt(Example(0, "1+1 = ")).text == "1+1 = "
+
+
+def test_an_end_token_that_the_tokenizer_adds_is_left_out(tmp_path):
+    folder = write_tokenizer(tmp_path, "llama3", chat_template=None)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A <|eot_id|>", special_tokens=[("<|begin_of_text|>", 0), ("<|eot_id|>", 4)]
+    )
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=9)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    renderer = Renderer.from_folder(folder)
+    token_ids = renderer.prompt(Example(0, "12345<|eot_id|>6")).token_ids
+    assert token_ids[0] == 0
+    assert token_ids.count(4) == 1
+    assert token_ids[-1] != 4
+    assert renderer.decode(token_ids) == "123456"
+
+
+def test_what_a_template_cannot_show_is_refused(tmp_path, folders):
+    base = Renderer.from_folder(write_tokenizer(tmp_path / "base", "qwen", chat_template=None))
+    messages = ({"role": "user", "content": "Hi"},)
+    with pytest.raises(DataError, match=r"Example 3 has chat messages .* no chat template"):
+        base.prompt(Example(3, messages))
+    with pytest.raises(DataError, match=r"goes through no chat template"):
+        base.prompt(Example(3, "Hi", tools=(TOOL,)))
+    with pytest.raises(DataError, match=r"chat template shows none"):
+        Renderer.from_folder(folders["chatml"]).prompt(Example(3, "Hi", tools=(TOOL,)))
+    llama3 = Renderer.from_folder(folders["llama3"])
+    with pytest.raises(DataError, match=r"Example 3: the chat template refuses it: Unknown role: developer"):
+        llama3.prompt(Example(3, ({"role": "user", "content": "Hi"}, {"role": "developer", "content": "x"})))
+    with pytest.raises(DataError, match=r"Example 3: the chat template refuses it"):
+        Renderer.from_folder(folders["chatml"]).prompt(Example(3, ({"role": "user", "content": None},)))
+    with pytest.raises(DataError, match=r"a prompt of no tokens"):
+        base.prompt(Example(3, ""))
+
+
+def test_template_code_cannot_leave_the_sandbox(tmp_path):
+    attack = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    folder = write_tokenizer(tmp_path, "chatml", chat_template=attack)
+    with pytest.raises(DataError, match=r"refuses it: access to attribute '__class__'"):
+        Renderer.from_folder(folder).prompt(Example(0, "Hi"))
+
+
+def test_today_can_be_fixed(folders):
+    day = datetime.datetime(2024, 7, 26)
+    renderer = Renderer.from_folder(folders["llama3"], today=day)
+    assert "Today Date: 26 Jul 2024" in renderer.prompt(Example(0, "Hi")).text
+
+
+# The folder's files.
+
+
+def test_template_file_and_named_templates(tmp_path):
+    named = [{"name": "default", "template": "plain:"}, {"name": "tool_use", "template": "{{ tools|length }}:"}]
+    folder = write_tokenizer(tmp_path, "chatml", chat_template=named)
+    renderer = Renderer.from_folder(folder)
+    assert renderer.prompt(Example(0, "Hi")).text == "plain:"
+    assert renderer.prompt(Example(0, "Hi", tools=(TOOL,))).text == "1:"
+    (folder / "chat_template.jinja").write_text("from file:{{ messages[0].content }}")
+    assert Renderer.from_folder(folder).prompt(Example(0, "Hi")).text == "from file:Hi"
+    (folder / "chat_template.jinja").write_text("{% for %}")
+    with pytest.raises(ModelError, match=r'chat template "default" is no valid Jinja at line 1'):
+        Renderer.from_folder(folder)
+
+
+def test_all_end_tokens_count_and_padding_falls_back(tmp_path):
+    folder = write_tokenizer(tmp_path, "qwen", pad_token=None)
+    assert Renderer.from_folder(folder).eos_ids == {2}
+    assert Renderer.from_folder(folder).pad_id == 2
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": 5, "pad_token_id": -1}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7]}))
+    renderer = Renderer.from_folder(folder)
+    assert renderer.eos_ids == {0, 2, 5, 7}
+    assert renderer.pad_id == 2
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7], "pad_token_id": 1}))
+    assert Renderer.from_folder(folder).pad_id == 1
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": {"content": "<|endoftext|>"}}))
+    assert Renderer.from_folder(folder).pad_id == 0
+
+
+def test_older_special_tokens_map_and_added_tokens(tmp_path):
+    folder = write_tokenizer(tmp_path, "qwen", eos_token=None, pad_token=None)
+    with pytest.raises(ModelError, match=r"names no end-of-sequence token"):
+        Renderer.from_folder(folder)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "<|im_end|>"}}))
+    assert Renderer.from_folder(folder).eos_ids == {2}
+    before = Renderer.from_folder(folder).vocab_size
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["added_tokens_decoder"] = {str(before): {"content": "<|new|>", "special": True}}
+    config["eos_token"] = "<|new|>"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    renderer = Renderer.from_folder(folder)
+    assert renderer.eos_ids == {before}
+    assert renderer.vocab_size == before + 1
+    assert renderer.decode([before]) == ""
+
+
+def test_damaged_folders(tmp_path):
+    with pytest.raises(ModelError, match=r"no tokenizer\.json"):
+        Renderer.from_folder(tmp_path)
+    folder = write_tokenizer(tmp_path, "qwen")
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"generation_config\.json is not JSON"):
+        Renderer.from_folder(folder)
+    (folder / "generation_config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"holds no JSON object"):
+        Renderer.from_folder(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
+        Renderer.from_folder(folder)
+
+
+# Decoding.
+
+
+def test_decode_leaves_out_special_and_end_tokens(qwen):
+    token_ids = qwen.prompt(Example(0, "Größe 🙂")).token_ids
+    assert "<|im" not in qwen.decode(token_ids)
+    assert "user\nGröße 🙂\n" in qwen.decode(token_ids)
+    assert qwen.decode([]) == ""
+    assert qwen.decode([qwen.vocab_size + 5]) == ""
+
+
+@given(data=st.data())
+def test_stream_joins_to_decode(qwen, data):
+    token_ids = data.draw(st.lists(st.integers(0, qwen.vocab_size - 1), max_size=30))
+    stream = TextStream(qwen)
+    pieces = [stream.push(token_id) for token_id in token_ids]
+    assert "".join(pieces) + stream.rest() == qwen.decode(token_ids)
+
+
+def test_stream_holds_back_half_a_character(qwen, folders):
+    tokenizer = Tokenizer.from_file(str(folders["qwen"] / "tokenizer.json"))
+    stream = TextStream(qwen)
+    pieces = [stream.push(token_id) for token_id in tokenizer.encode("a🦊b").ids]
+    assert "\ufffd" not in "".join(pieces)
+    assert "".join(pieces) == "a🦊b"
+    assert stream.rest() == ""
+
+
+# Lengths.
+
+
+def test_overlong_prompts(qwen):
+    examples = [Example(index, "x" * length) for index, length in enumerate([1, 400, 2, 300, *[200] * 12])]
+    lengths = [qwen.prompt(example).num_tokens for example in examples]
+    limit = lengths[2]
+    told: list[str] = []
+    kept = render_prompts(examples, qwen, limit, "skip", told.append)
+    assert [prompt.example.index for prompt in kept] == [0, 2]
+    (message,) = told
+    assert message.startswith(f"14 of 16 prompts exceed {limit} tokens: examples 1 ({lengths[1]} tokens), 3 (")
+    assert message.endswith("and 4 more. They were left out.")
+    with pytest.raises(DataError, match=f"Set data.max_prompt_tokens: {lengths[1]}, shorten them, or data.overlong_pr"):
+        render_prompts(examples, qwen, limit, "error")
+    with pytest.raises(DataError, match=r"16 of 16 prompts exceed 1 tokens"):
+        render_prompts(examples, qwen, 1, "skip")
+    assert len(render_prompts(examples, qwen, lengths[1], "error")) == 16
+    assert len(render_prompts(examples, qwen, None, "error")) == 16
+
+
+def test_longest_answer(qwen):
+    examples = [Example(0, "q", {"a": "x" * 70}), Example(1, "q", {"a": 5}), Example(2, "q", {"a": None})]
+    assert longest_answer_tokens(examples, "a", qwen) == qwen.num_tokens("x" * 70)
+    assert longest_answer_tokens(examples[2:], "a", qwen) == 0
+    assert [max_tokens_for(longest) for longest in (0, 32, 33, 512, 513)] == [64, 64, 66, 1024, 1024]
+    with pytest.raises(DataError, match=r'no column "answer" .found: a'):
+        longest_answer_tokens(examples, "answer", qwen)

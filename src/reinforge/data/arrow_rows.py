@@ -56,8 +56,9 @@ def read_hub(name: str, subset: str | None, split: str, faults: Faults) -> Itera
         loaded = datasets.load_dataset(name, subset, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        fault = f'There is no file or folder "{name}", and as a hub data set it cannot be loaded: {detail.rstrip(".")}.'
         hint = "Check name, data.subset, data.split and the network, or set data.path to a local copy."
-        raise DataError(f'The hub data set "{name}" cannot be loaded: {detail}', hint=hint) from error
+        raise DataError(fault, hint=hint) from error
     return typed_rows(loaded, name, faults)
 
 

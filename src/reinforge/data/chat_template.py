@@ -38,9 +38,10 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], named_tokens: Mapping[str, str]
     ) -> str:
-        """The conversation as text, ending where the assistant's turn begins."""
+        """The conversation as text, ending where the assistant's turn begins. A null key counts as absent: most
+        templates would print it as None."""
         return self._template.render(
-            messages=[dict(message) for message in messages],
+            messages=[{key: part for key, part in message.items() if part is not None} for message in messages],
             tools=[dict(tool) for tool in tools] or None,
             documents=None,
             add_generation_prompt=True,

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from reinforge.data.values import NotFinite, value_fault, without_nulls
+
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _TEXT_HINT = 'Write content as a text, or as parts like {"type": "text", "text": "..."}.'
 
@@ -22,7 +24,7 @@ class ShapeError(ValueError):
 def parse_messages(value: Any) -> tuple[Mapping[str, Any], ...]:
     """The messages of a list, or of a list written as JSON text (all a CSV file can hold).
 
-    Keys that are null are left out: Arrow gives every message the keys of all.
+    Keys that are null are left out at every depth: Parquet gives every message the keys of all the others.
 
     >>> parse_messages('[{"role": "user", "content": "Hi", "name": null}]')
     ({'role': 'user', 'content': 'Hi'},)
@@ -38,11 +40,13 @@ def parse_messages(value: Any) -> tuple[Mapping[str, Any], ...]:
             f"ends with a message of the role {last['role']}",
             "A prompt must end with a message of the role user or tool: move the answer to a column of its own.",
         )
-    return tuple({key: part for key, part in message.items() if part is not None} for message in messages)
+    return tuple(messages)
 
 
 def parse_tools(value: Any) -> tuple[Mapping[str, Any], ...]:
     """The tool definitions of a list of JSON schemas, or of such a list as JSON text; empty for None and "".
+
+    Keys that are null are left out, as in messages.
 
     >>> parse_tools('[{"name": "add", "parameters": {}}]')
     ({'name': 'add', 'parameters': {}},)
@@ -73,12 +77,15 @@ def message_text(message: Mapping[str, Any]) -> str:
 def _json_list(value: Any, name: str) -> list[Any]:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value, parse_constant=NotFinite)
         except (ValueError, RecursionError) as error:
             raise ShapeError(f"has {name} that are a text but not JSON: {error}", f"Write {name} as a list.") from error
+        found = value_fault(value)
+        if found:
+            raise ShapeError(f"has {found[0]} in its {name}", found[1])
     if not isinstance(value, list | tuple):
         raise ShapeError(f"has {name} of type {type(value).__name__}", f"Write {name} as a list.")
-    return list(value)
+    return [without_nulls(part) for part in value]
 
 
 def _check_message(message: Any, number: int, earlier: list[Any]) -> None:

@@ -7,13 +7,14 @@ transformers' `apply_chat_template(..., tokenize=True)` token for token (tests/d
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jinja2 import TemplateSyntaxError
 
 from reinforge.data.chat_template import TEMPLATE_FAULTS, ChatTemplate
+from reinforge.data.messages import message_text
 from reinforge.data.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from reinforge.errors import DataError, ModelError
 from reinforge.types import Example, Prompt
@@ -52,20 +53,17 @@ class Renderer:
           rendered before and is taken as it is. Without a chat template every text is taken as it is, after the
           tokenizer's own beginning-of-sequence token if it adds one and the text does not begin with it.
         """
-        place = f"Example {example.index}"
-        is_text = isinstance(example.prompt, str)
-        if isinstance(example.prompt, str) and (not self._templates or example.prompt.startswith(self._special_texts)):
+        prompt = example.prompt
+        if isinstance(prompt, str) and (not self._templates or self._is_rendered(prompt)):
             if example.tools:
-                raise DataError(
-                    f"{place} has tools, which need a chat template.", hint="Use an instruction-tuned model."
-                )
-            text, token_ids = example.prompt, self._encode_plain(example.prompt)
+                fault = f"Example {example.index} has tools, but its prompt goes through no chat template."
+                raise DataError(fault, hint="Use an instruction-tuned model and write the prompt as messages.")
+            text, token_ids = prompt, self._encode_plain(prompt)
         else:
-            messages = ({"role": "user", "content": example.prompt},) if is_text else example.prompt
-            text = self._render(Example(example.index, messages, tools=example.tools), place)
+            text = self._render(example, ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt)
             token_ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
         if not token_ids:
-            raise DataError(f"{place} has a prompt of no tokens.", hint="Remove the row.")
+            raise DataError(f"Example {example.index} has a prompt of no tokens.", hint="Remove the row.")
         return Prompt(example, text, token_ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -77,7 +75,11 @@ class Renderer:
         """Length of a text in tokens, without the ones a tokenizer adds around it."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _render(self, example: Example, place: str) -> str:
+    def _is_rendered(self, text: str) -> bool:
+        return text.lstrip().startswith(self._special_texts)
+
+    def _render(self, example: Example, messages: Sequence[Mapping[str, Any]]) -> str:
+        place = f"Example {example.index}"
         if not self._templates:
             raise DataError(
                 f"{place} has chat messages (or data.system_prompt is set), but the model has no chat template.",
@@ -92,9 +94,13 @@ class Renderer:
             )
         if example.tools and not template.mentions_tools:
             raise DataError(f"{place} has tools, but the model's chat template shows none.", hint="Use another model.")
-        assert not isinstance(example.prompt, str)
+        if any(self._is_rendered(message_text(message)) for message in messages):
+            raise DataError(
+                f"{place} has a message that begins with a special token: the prompt was rendered before.",
+                hint="Unset data.system_prompt, or write the prompt without the chat template's tokens.",
+            )
         try:
-            return template.render(example.prompt, example.tools, self._named_tokens)
+            return template.render(messages, example.tools, self._named_tokens)
         except TEMPLATE_FAULTS as error:
             raise DataError(f"{place}: the chat template refuses it: {error}", hint="Change its messages.") from error
 

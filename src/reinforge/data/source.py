@@ -23,6 +23,8 @@ _READERS: dict[str, Callable[[Path, str, Faults], Iterator[Row]]] = {
     ".parquet": read_parquet,
 }
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_NOT_DATA = ("dataset_info.json", "dataset_infos.json")
+"""Descriptions that the hub's tools put beside the data."""
 _SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
 """Words in file names that tell splits apart, as the hub's data sets use them."""
 
@@ -53,13 +55,14 @@ def _file(path: Path, name: str, faults: Faults) -> Iterator[Row]:
 
 
 def _folder(folder: Path, config: DataConfig, faults: Faults) -> Iterator[Row]:
-    if config.subset is not None:
-        if not (folder / config.subset).is_dir():
-            raise DataError(f'{folder} has no subset folder "{config.subset}".', hint="Unset data.subset.")
+    if config.subset is not None and (folder / config.subset).is_dir():
         folder = folder / config.subset
+    elif config.subset is not None and not any(map(_is_data_file, folder.iterdir())):
+        # Files right in the folder are a local copy of one subset: the setting, meant for the hub, may stay.
+        raise DataError(f'{folder} has no subset folder "{config.subset}".', hint="Correct or unset data.subset.")
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return read_saved_folder(folder, str(config.path), config.split, faults)
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _READERS and path.is_file())
+    found = sorted(filter(_is_data_file, folder.rglob("*")))
     files = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not files:
         raise DataError(f"{folder} holds no data files.", hint=f"Put files there that end in {', '.join(_READERS)}.")
@@ -67,11 +70,15 @@ def _folder(folder: Path, config: DataConfig, faults: Faults) -> Iterator[Row]:
     return chain.from_iterable(_file(path, str(path.relative_to(folder)), faults) for path in chosen)
 
 
+def _is_data_file(path: Path) -> bool:
+    return path.suffix.lower() in _READERS and path.name not in _NOT_DATA and path.is_file()
+
+
 def _of_split(files: list[Path], folder: Path, split: str) -> list[Path]:
     """The files whose name or subfolder says `split` (`train.jsonl`, `data/train-00001.parquet`); all of them when no
     name says any split."""
-    words = {path: set(re.split(r"[^a-z0-9]+", str(path.relative_to(folder)).lower())) for path in files}
-    chosen = [path for path in files if split.lower() in words[path]]
+    words = {path: _words(str(path.relative_to(folder))) for path in files}
+    chosen = [path for path in files if _words(split) <= words[path]]
     if chosen:
         return chosen
     present = [name for name in _SPLIT_NAMES if any(name in words[path] for path in files)]
@@ -80,6 +87,10 @@ def _of_split(files: list[Path], folder: Path, split: str) -> list[Path]:
             f'{folder} has no file of the split "{split}".', hint=f"Set data.split to one of: {', '.join(present)}."
         )
     return files
+
+
+def _words(text: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", text.lower()))
 
 
 def _nearest_file(path: Path) -> str:

@@ -85,7 +85,8 @@ def read_csv(path: Path, name: str, faults: Faults) -> Iterator[Row]:
                 continue
             if header is None:
                 header = record
-                _check_header(header, place, faults)
+                if not _header_fits(header, place, faults):
+                    return
             elif len(record) != len(header):
                 fault = f"has {len(record)} fields, the header has {len(header)}"
                 faults.add(place, fault, 'Put a field that contains a comma between double quotes: "a, b".')
@@ -98,12 +99,16 @@ def read_csv(path: Path, name: str, faults: Faults) -> Iterator[Row]:
         faults.add(f"{name}:{start}", f"starts a record that is not CSV: {error}", hint)
 
 
-def _check_header(header: list[str], place: str, faults: Faults) -> None:
+def _header_fits(header: list[str], place: str, faults: Faults) -> bool:
+    fits = True
     for column in dict.fromkeys(header):
         if not column.strip():
             faults.add(place, "has a column without a name", "The first line must name every column.")
+            fits = False
         elif header.count(column) > 1:
             faults.add(place, f'names the column "{column}" {header.count(column)} times', "Rename or remove one.")
+            fits = False
+    return fits
 
 
 def _json_object(line: str, place: str, faults: Faults) -> dict[str, Any] | None:
@@ -116,11 +121,11 @@ def _json_object(line: str, place: str, faults: Faults) -> dict[str, Any] | None
             repeated.append(counts.most_common(1)[0][0])
         return result
 
-    hint = "Each line must be one JSON object."
+    hint = "Each line must be one JSON object (jq -c '.[]' IN > OUT makes lines of an array)."
     try:
-        values = json.loads(line, object_pairs_hook=pairs_to_object, parse_constant=NotFinite)
+        values = json.loads(line.rstrip("\r\n"), object_pairs_hook=pairs_to_object, parse_constant=NotFinite)
     except json.JSONDecodeError as error:
-        faults.add(place, f"is not JSON at character {error.colno}: {error.msg}", hint)
+        faults.add(place, f"is not JSON at character {error.pos + 1}: {error.msg}", hint)
     except RecursionError:
         faults.add(place, "is nested too deep", "Store such a value as a JSON text.")
     except ValueError:  # the only other one: Python's cap of 4300 digits

@@ -6,9 +6,13 @@ import datetime
 import decimal
 import math
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from reinforge.data.faults import Faults
+
+MAX_DEPTH = 64
+"""Of nested lists and objects."""
 
 
 class NotFinite(str):
@@ -23,9 +27,11 @@ def value_fault(value: Any) -> tuple[str, str] | None:
     ('the number nan', 'Use null for a missing number.')
     >>> value_fault(["fine", 3, None, True])
     """
-    todo = [value]
-    while todo:  # a loop, not recursion: values nest as deep as the JSON parser allows
-        part = todo.pop()
+    todo = [(value, 0)]
+    while todo:  # a loop, not recursion: a value may nest deeper than Python can recurse
+        part, depth = todo.pop()
+        if depth > MAX_DEPTH:
+            return f"lists or objects nested more than {MAX_DEPTH} deep", "Store such a value as a JSON text."
         if isinstance(part, NotFinite) or (isinstance(part, float) and not math.isfinite(part)):
             return f"the number {part}", "Use null for a missing number."
         if isinstance(part, str):
@@ -34,10 +40,9 @@ def value_fault(value: Any) -> tuple[str, str] | None:
             if _has_lone_surrogate(part):
                 return "half a character (a lone surrogate)", "Cut texts between characters, not inside an emoji."
         elif isinstance(part, Mapping):
-            todo.extend(part.keys())
-            todo.extend(part.values())
+            todo.extend((inner, depth + 1) for inner in chain(part.keys(), part.values()))
         elif isinstance(part, list | tuple):
-            todo.extend(part)
+            todo.extend((inner, depth + 1) for inner in part)
         elif not isinstance(part, int | float | None):
             return f"a value of type {type(part).__name__}", "Store it as text, number, list or object."
     return None
@@ -69,6 +74,19 @@ def plain_value(value: Any) -> Any:
         return {key: plain_value(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain_value(part) for part in value]
+    return value
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without the keys of objects that are null.
+
+    >>> without_nulls([{"role": "user", "name": None, "parts": [{"a": 1, "b": None}]}])
+    [{'role': 'user', 'parts': [{'a': 1}]}]
+    """
+    if isinstance(value, Mapping):
+        return {key: without_nulls(part) for key, part in value.items() if part is not None}
+    if isinstance(value, list):
+        return [without_nulls(part) for part in value]
     return value
 
 
