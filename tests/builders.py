@@ -52,14 +52,15 @@ def make_batch(
     seed: int = 0,
     advantages_PG: Sequence[Sequence[float]] | None = None,
     truncated: Sequence[tuple[int, int]] = (),
+    vocabulary: int = VOCABULARY,
 ) -> Batch:
     """Random tokens; `advantages_PG` random unless given; completions at the places `truncated` are cut off."""
     draw = random.Random(seed)
     groups, drawn = [], []
     for p, (prompt_length, lengths) in enumerate(zip(prompt_lengths, completion_lengths, strict=True)):
-        prompt = Prompt(Example(p, f"prompt {p}"), f"prompt {p}", _ids(draw, prompt_length))
+        prompt = Prompt(Example(p, f"prompt {p}"), f"prompt {p}", _ids(draw, prompt_length, vocabulary))
         completions = tuple(
-            _completion(draw, g, length, "length" if (p, g) in truncated else "stop")
+            _completion(draw, g, length, "length" if (p, g) in truncated else "stop", vocabulary)
             for g, length in enumerate(lengths)
         )
         rewards = [draw.random() for _ in lengths]
@@ -83,10 +84,10 @@ def relative_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.T
     return float(max((ours[n] - theirs[n]).abs().max() for n in theirs) / norm)
 
 
-def _ids(draw: random.Random, length: int) -> tuple[int, ...]:
-    return tuple(draw.randrange(VOCABULARY) for _ in range(length))
+def _ids(draw: random.Random, length: int, vocabulary: int) -> tuple[int, ...]:
+    return tuple(draw.randrange(vocabulary) for _ in range(length))
 
 
-def _completion(draw: random.Random, generation: int, length: int, reason: str) -> Completion:
+def _completion(draw: random.Random, generation: int, length: int, reason: str, vocabulary: int) -> Completion:
     logprobs = tuple(draw.uniform(-3, 0) for _ in range(length))
-    return Completion(generation, _ids(draw, length), "text", reason, logprobs, logprobs, policy_version=0)  # type: ignore[arg-type]
+    return Completion(generation, _ids(draw, length, vocabulary), "text", reason, logprobs, logprobs, policy_version=0)  # type: ignore[arg-type]

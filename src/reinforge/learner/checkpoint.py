@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,7 +28,7 @@ def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> i
         weights = load_file(folder / "adapter" / "adapter_model.safetensors")
         moments = load_file(folder / "optimizer.safetensors")
         steps_done = int(json.loads((folder / "learner.json").read_text())["steps_done"])
-    except (OSError, ValueError, KeyError) as fault:
+    except (OSError, ValueError, KeyError, SafetensorError) as fault:
         raise CheckpointError(f"{folder} holds no readable learner state: {fault}.") from fault
     policy.load_weights(weights)
     optimizer.state.clear()

@@ -17,9 +17,11 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from reinforge.config import LoraParams
@@ -106,6 +108,7 @@ def load_policy(
         lora_alpha=cast(int, lora.lora_alpha),
         lora_dropout=lora.lora_dropout,
         target_modules=list(_target_modules(model, lora)),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         base_model_name_or_path=base_model,
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -123,7 +126,7 @@ def load_adapter_folder(folder: Path) -> tuple[str, LoraParams, dict[str, Tensor
     try:
         stored = json.loads((folder / "adapter_config.json").read_text())
         weights = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, SafetensorError) as fault:
         raise ModelError(f"{folder} is not a readable LoRA adapter: {fault}.") from fault
     lora = LoraParams(
         rank=stored["r"],
@@ -209,7 +212,7 @@ def _load_base(folder: Path, dtype: torch.dtype, device: torch.device, trust_rem
             trust_remote_code=trust_remote_code,
             attn_implementation="sdpa",
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as fault:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as fault:
         raise ModelError(f"The model in {folder} cannot be loaded: {str(fault).splitlines()[0]}") from fault
     model.requires_grad_(False)
     return cast(PreTrainedModel, model.eval().to(device))
@@ -236,7 +239,9 @@ def _target_modules(model: PreTrainedModel, lora: LoraParams) -> tuple[str, ...]
     """Names of the layers to adapt. All linear ones but the output head by default, by their last name."""
     head = model.get_output_embeddings()
     linear = {
-        name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head
+        name.rsplit(".", 1)[-1]
+        for name, m in model.named_modules()
+        if isinstance(m, (nn.Linear, Conv1D)) and m is not head
     }
     if lora.target_modules == "all-linear":
         return tuple(sorted(linear))

@@ -48,9 +48,10 @@ def collect(
     sampled = time.monotonic()
     groups = []
     for place, request in enumerate(requests):
-        completions = _if_all_there(places[place])
         if place not in pending:
-            raise RuntimeError(f"the sampler gave {len(completions)} of {request.num_generations} completions")
+            num_there = sum(completion is not None for completion in places[place])
+            raise RuntimeError(f"the sampler gave {num_there} of {request.num_generations} completions")
+        completions = _if_all_there(places[place])
         grades = [_with(g, c, extra_scores) for g, c in zip(pending[place].result(), completions, strict=True)]
         groups.append(Group(request.prompt, epochs[place], completions, tuple(grades)))
     return Collected(tuple(groups), sampled - started, time.monotonic() - sampled)

@@ -1,0 +1,164 @@
+"""Kills training runs and resumes them; prints what came out as JSON. A program: `python kill_loop.py --help`.
+
+Each run is a forked child of one process that has imported everything, so that a hundred kills take minutes, not hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+
+from reinforge import api
+from reinforge.config import GRPOConfig
+from reinforge.run_store import FAILPOINTS, Run
+from reinforge.run_store.failpoint import VARIABLE
+
+REWARDS = """
+def vowels(prompt, completion, example):
+    print(example["number"])
+    return sum(c in "aeiou" for c in completion) / (1 + len(completion))
+
+def brief(prompts, completions, number, **kwargs):
+    return [None if int(n) % 5 == 0 else 1.0 / (1 + len(c)) for c, n in zip(completions, number)]
+"""
+
+
+def make_config(model: Path, folder: Path) -> GRPOConfig:
+    """Several updates per rollout and a checkpoint after each step, so half of them lie between two updates."""
+    (folder / "rewards.py").write_text(REWARDS)
+    functions = {name: f"{folder / 'rewards.py'}:{name}" for name in ("vowels", "brief")}
+    return GRPOConfig.model_validate(
+        {
+            "base_model": str(model),
+            "reward_fns": {"functions": functions, "weights": {"brief": 0.5}},
+            "train_steps": 6,
+            "prompts_per_step": 3,
+            "num_generations": 4,
+            "num_iterations": 2,
+            "beta": 0.01,
+            "lora": {"rank": 4, "lora_dropout": 0.1},
+            "learning_rate": 5e-3,
+            "sampling_params": {"max_tokens": 12, "top_p": 0.95},
+            "save_every": 1,
+            "eval": {"every_steps": 2, "max_prompts": 2, "samples_per_prompt": 2},
+            "seed": 3,
+        }
+    )
+
+
+def in_child(work: Callable[[], object], failpoint: str | None = None, kill_after_s: float | None = None) -> int:
+    """Run `work` in a fork -> its exit status as `os.waitpid` gives it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            if failpoint is not None:
+                os.environ[VARIABLE] = failpoint
+            os.setpgid(0, 0)
+            work()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - a forked child must never come back
+            traceback.print_exc()
+            os._exit(1)
+    if kill_after_s is not None:
+        time.sleep(kill_after_s)
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+def story(path: Path) -> dict[str, object]:
+    """Everything of a finished run that must be equal, bit for bit."""
+    with Run.open(path) as run:
+        steps = [(row.step, row.state_hash, run.row_hash(row.step)) for row in run.steps()]
+        evaluations = [{k: v for k, v in e.items() if not k.startswith("time")} for e in run.evaluations()]
+        status = run.status()[0]
+    adapter = (path / "adapter" / "adapter_model.safetensors").read_bytes().hex()
+    return {"status": status, "steps": steps, "evaluations": evaluations, "adapter": adapter}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--every-failpoint", action="store_true")
+    parser.add_argument("--failpoints", nargs="*", default=[])
+    parser.add_argument("--random-kills", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    loop = KillLoop(options.model, options.folder)
+    for failpoint in options.failpoints or (every_failpoint() if options.every_failpoint else []):
+        loop.at_failpoint(failpoint)
+    draw = random.Random(0)
+    for _ in range(options.random_kills):
+        loop.at_random(draw)
+    json.dump({"kills": loop.kills, "wrong": loop.wrong, "straight_s": loop.straight_s}, sys.stdout)
+
+
+def every_failpoint() -> list[str]:
+    """Each named point the first and the fourth time it is passed."""
+    return [f"{name}={count}" for name in FAILPOINTS if not name.startswith("rewind") for count in (1, 4)]
+
+
+class KillLoop:
+    def __init__(self, model: Path, folder: Path) -> None:
+        self.folder = folder
+        self.config = make_config(model, folder)
+        self.rows = [{"prompt": f"count to {number}", "number": number} for number in range(24)]
+        self.kills = 0
+        self.wrong: list[str] = []
+        started = time.monotonic()
+        if in_child(lambda: self.train("straight")) != 0:
+            raise SystemExit("the uninterrupted run failed")
+        self.straight_s = time.monotonic() - started
+        self.expected = story(folder / "straight")
+
+    def train(self, name: str) -> None:
+        api.train(self.config, dataset=self.rows, runs_dir=self.folder, name=name)
+
+    def at_failpoint(self, failpoint: str) -> None:
+        """Kill at a named point; kill the first resume too, before and after it has deleted rows."""
+        status = in_child(lambda: self.train("killed"), failpoint=failpoint)
+        if not os.WIFSIGNALED(status):
+            self.wrong.append(f"{failpoint}: never passed")
+        for again in ("rewind:before_commit", "rewind:after_commit"):
+            in_child(lambda: api.resume(self.folder / "killed"), failpoint=again)
+            self.kills += 1
+        self.finish(failpoint)
+
+    def at_random(self, draw: random.Random) -> None:
+        """Kill at a random time, and the resumed run again."""
+        moment = draw.uniform(0.1, self.straight_s)
+        in_child(lambda: self.train("killed"), kill_after_s=moment)
+        if (self.folder / "killed" / "run.json").exists():
+            in_child(lambda: api.resume(self.folder / "killed"), kill_after_s=draw.uniform(0.1, self.straight_s))
+            self.kills += 1
+        self.finish(f"at {moment:.3f} s")
+
+    def finish(self, what: str) -> None:
+        """Resume to the end and compare with the uninterrupted run."""
+        path = self.folder / "killed"
+        self.kills += 1
+        if (path / "run.json").exists():  # else it died before there was a run
+            with Run.open(path) as run:
+                done = run.status()[0] == "succeeded"
+            if not done and in_child(lambda: api.resume(path)) != 0:
+                self.wrong.append(f"{what}: resume failed")
+            elif story(path) != self.expected:
+                self.wrong.append(f"{what}: differs")
+        shutil.rmtree(path, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

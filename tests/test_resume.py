@@ -1,0 +1,37 @@
+"""A run that was killed and resumed is bitwise the run that never was."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KILL_LOOP = Path(__file__).with_name("kill_loop.py")
+
+
+def kill_loop(tiny_qwen2, tmp_path, *options):
+    command = [sys.executable, str(KILL_LOOP), "--model", str(tiny_qwen2), "--folder", str(tmp_path), *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.slow
+def test_killed_in_the_transaction_and_in_the_checkpoint_then_resumed(tiny_qwen2, tmp_path):
+    points = ["rows:before_commit=3", "rows:after_commit=4", "checkpoint:after_file=5", "checkpoint:after_rename=3"]
+    found = kill_loop(tiny_qwen2, tmp_path, "--failpoints", *points)
+    assert found["wrong"] == []
+    assert found["kills"] == 3 * len(points)
+
+
+@pytest.mark.prove
+def test_killed_at_every_failpoint_then_resumed(tiny_qwen2, tmp_path):
+    assert kill_loop(tiny_qwen2, tmp_path, "--every-failpoint")["wrong"] == []
+
+
+@pytest.mark.prove
+def test_killed_at_random_moments_then_resumed(tiny_qwen2, tmp_path):
+    found = kill_loop(tiny_qwen2, tmp_path, "--random-kills", "100")
+    assert found["wrong"] == []
+    assert found["kills"] >= 100
