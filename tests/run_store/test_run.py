@@ -16,7 +16,7 @@ from statistics import fmean, variance
 
 import pytest
 
-from reinforge.errors import CheckpointError, UsageError
+from reinforge.errors import CheckpointError, SetupError, UsageError
 from reinforge.run_store import Event, Run, StepRecord, list_runs
 
 from .conftest import CONFIG, make_record
@@ -237,6 +237,18 @@ def test_a_run_name_is_used_once(run: Run):
         Run.create(run.path.parent, "../escape", CONFIG, {})
 
 
+def test_a_run_that_cannot_be_begun_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SetupError, match="No space left"):
+        Run.create(tmp_path, "first", CONFIG, {})
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    Run.create(tmp_path, "first", CONFIG, {}).close()
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="is not a run"):
         Run.open(tmp_path)
@@ -386,6 +398,48 @@ def test_stop_requests_are_used_up(run: Run):
     (run.path / "control" / "stop").write_text("enough\n")
     assert run.take_stop_request() == "enough"
     assert run.take_stop_request() is None
+
+
+def test_a_stop_request_to_a_trainer_that_died_does_not_stop_the_next(run: Run):
+    run.close()
+    (run.path / "control" / "stop").write_text("enough")
+    with Run.open(run.path, writable=True) as resumed:
+        assert resumed.take_stop_request() is None
+
+
+def test_a_full_disk_is_an_error_that_says_so_and_costs_nothing(run: Run):
+    run.record_step(make_record(1))
+    (pages,) = run._db.execute("PRAGMA page_count").fetchone()
+    run._db.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+    with pytest.raises(SetupError, match=r"run\.db could not be written: database or disk is full"):
+        for step in range(2, 10):
+            run.record_step(make_record(step))
+    stored = run.last_step()
+    assert [row.step for row in run.steps()] == list(range(1, stored + 1))
+    assert len(run.completions(limit=1000)) == 12 * stored
+    run._db.execute("PRAGMA max_page_count = 1000000").fetchone()
+    run.record_step(make_record(stored + 1))
+    assert run.last_step() == stored + 1
+
+
+def test_rewinding_takes_later_evaluations_back(run: Run):
+    for step in (1, 2):
+        run.record_step(make_record(step))
+        run.save_evaluation(f"step-{step}", {"step": step, "score": step / 10})
+    run.rewind(1)
+    assert [evaluation["step"] for evaluation in run.evaluations()] == [1]
+
+
+def test_rows_can_be_copied_while_the_trainer_lives(run: Run, tmp_path: Path):
+    run.record_step(make_record(1))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    with Run.open(run.path) as reader:
+        reader.copy_rows(copy / "run.db")
+    for name in ("run.json", "config.yaml"):
+        shutil.copyfile(run.path / name, copy / name)
+    with Run.open(copy) as copied:
+        assert dump(copied) == dump(run)
 
 
 def test_the_config_can_be_read_back(run: Run):

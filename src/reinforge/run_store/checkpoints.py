@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reinforge.errors import CheckpointError
+from reinforge.errors import CheckpointError, SetupError
 from reinforge.run_store.failpoint import failpoint
 from reinforge.run_store.files import fsync_path, sha256_of_file, write_durably
 from reinforge.run_store.records import Event
@@ -59,9 +59,9 @@ def save_checkpoint(run_dir: Path, step: int, write: Callable[[Path], None], sco
         fsync_path(folder)
         _prune(folder)
     except OSError as error:
-        raise CheckpointError(
+        raise SetupError(
             f"The checkpoint of step {step} could not be written: {error}. Earlier ones are untouched.",
-            hint=f"Make room on the disk of {folder}, then `reinforge runs resume {run_dir.name}`.",
+            hint=f"Make room on the disk of {folder}, then `reinforge runs resume {run_dir}`.",
         ) from error
     finally:
         # After an error its space is given back; after a success it has its final name.

@@ -18,10 +18,12 @@ import shutil
 import sqlite3
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from reinforge.errors import UsageError
+from reinforge.errors import SetupError, UsageError
 
 SCHEMA_VERSION = 1
 
@@ -62,6 +64,14 @@ CREATE TABLE events (   -- ids are never used twice: readers resume from one
 CREATE INDEX events_by_step ON events (step);
 """
 
+_DISK_CODES = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+}
 _BUSY_S = 10.0
 _PATIENCE_S = 2.0
 
@@ -81,15 +91,36 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def close_writer(connection: sqlite3.Connection) -> None:
-    """Leave one file behind. If a reader is still in it, SQLite refuses; then the side files are at least empty."""
+    """Leave one file behind. Where that cannot be (a reader is still in it, the disk is full), the side files stay:
+    readers and the next trainer find every row all the same."""
     connection.execute(f"PRAGMA busy_timeout = {int(_PATIENCE_S * 1000)}")
-    try:
-        connection.execute("PRAGMA journal_mode = DELETE").fetchone()
-    except sqlite3.OperationalError as error:
-        if "locked" not in str(error):
-            raise
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA wal_checkpoint(TRUNCATE)"):
+        try:
+            connection.execute(statement).fetchone()
+            break
+        except sqlite3.OperationalError as error:
+            if not is_about_the_disk(error):
+                raise
     connection.close()
+
+
+def is_about_the_disk(error: BaseException) -> bool:
+    """Whether the machine, not a statement, is at fault: busy, read-only, I/O error, full, cannot open."""
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _DISK_CODES
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses while a run is written into an error for people."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        if isinstance(error, sqlite3.OperationalError) and not is_about_the_disk(error):
+            raise
+        raise SetupError(
+            f"{path} could not be written: {error}. What was stored before is untouched.",
+            hint="Make room on its disk, or make it writable; `reinforge runs resume` goes on with a run.",
+        ) from error
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

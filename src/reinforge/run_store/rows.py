@@ -41,18 +41,20 @@ def insert_event(db: sqlite3.Connection, step: int, event: Event, at: float, *, 
 
 def drop_tokens(db: sqlite3.Connection, up_to_step: int) -> None:
     """Forget token ids and logprobs of completions up to a step."""
-    (last,) = db.execute("SELECT max(id) FROM completions WHERE step <= ?", (up_to_step,)).fetchone()
+    # Not max(id), for which SQLite walks the index over all of these steps.
+    query = "SELECT id FROM completions WHERE step <= ? ORDER BY step DESC, id DESC LIMIT 1"
+    last = db.execute(query, (up_to_step,)).fetchone()
     if last is not None:
-        db.execute("DELETE FROM tokens WHERE completion <= ?", (last,))
+        db.execute("DELETE FROM tokens WHERE completion <= ?", last)
 
 
 def delete_after(db: sqlite3.Connection, step: int) -> None:
     """Delete every row that steps after `step` wrote; the aggregates are as if these steps had never been."""
     touched = db.execute("SELECT DISTINCT example, epoch FROM completions WHERE step > ?", (step,)).fetchall()
-    (first,) = db.execute("SELECT min(id) FROM completions WHERE step > ?", (step,)).fetchone()
+    first = db.execute("SELECT id FROM completions WHERE step > ? ORDER BY step, id LIMIT 1", (step,)).fetchone()
     if first is not None:
-        db.execute("DELETE FROM scores WHERE completion >= ?", (first,))
-        db.execute("DELETE FROM tokens WHERE completion >= ?", (first,))
+        db.execute("DELETE FROM scores WHERE completion >= ?", first)
+        db.execute("DELETE FROM tokens WHERE completion >= ?", first)
     for table in ("completions", "steps", "function_steps"):
         db.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
     for table in ("prompts", "functions"):

@@ -19,6 +19,7 @@ import hashlib
 import json
 import re
 import secrets
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -33,7 +34,7 @@ import yaml
 
 from reinforge.errors import CheckpointError, UsageError
 from reinforge.run_store import rows
-from reinforge.run_store.database import close_writer, create_database, open_reader, open_writer
+from reinforge.run_store.database import close_writer, create_database, disk_errors, open_reader, open_writer
 from reinforge.run_store.failpoint import failpoint
 from reinforge.run_store.files import replace_durably
 from reinforge.run_store.lock import RunLock, is_locked
@@ -64,24 +65,33 @@ class Run(RowReader):
         created = datetime.now(UTC)
         run_id = f"{created:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         path = parent / (run_id if name is None else _checked_name(name))
+        with disk_errors(path):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                hint = "Choose another name, or go on with `reinforge runs resume`."
+                raise UsageError(f"{path} exists already.", hint=hint) from None
+        identity = {"id": run_id, "name": path.name, "created": created.isoformat(timespec="seconds")}
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise UsageError(
-                f"{path} exists already.", hint="Choose another name, or go on with `reinforge runs resume`."
-            ) from None
+            with disk_errors(path):
+                run = cls._lay_out(path, config, {**about, **identity, "config_hash": config_hash(config)})
+            run._begin_session()
+        except BaseException:
+            shutil.rmtree(path)
+            raise
+        return run
+
+    @classmethod
+    def _lay_out(cls, path: Path, config: Mapping[str, Any], about: Mapping[str, Any]) -> Run:
         lock = RunLock(path / "lock")
         for folder in _FOLDERS:
             (path / folder).mkdir()
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         replace_durably(path / "config.yaml", text.encode())
         db = create_database(path / "run.db")
-        identity = {"id": run_id, "name": path.name, "created": created.isoformat(timespec="seconds")}
-        document = {**about, **identity, "config_hash": config_hash(config)}
-        replace_durably(path / "run.json", json.dumps(document, indent=2, allow_nan=False).encode())
-        run = cls(path, db, lock)
-        run._begin_session()
-        return run
+        # Last: a folder with this file is a run.
+        replace_durably(path / "run.json", json.dumps(dict(about), indent=2, allow_nan=False).encode())
+        return cls(path, db, lock)
 
     @classmethod
     def open(cls, path: Path, writable: bool = False) -> Run:
@@ -92,11 +102,12 @@ class Run(RowReader):
             return cls(path, open_reader(path / "run.db"), None)
         lock = RunLock(path / "lock")
         try:
-            run = cls(path, open_writer(path / "run.db"), lock)
+            with disk_errors(path / "run.db"):
+                run = cls(path, open_writer(path / "run.db"), lock)
+            run._begin_session()
         except BaseException:
             lock.release()
             raise
-        run._begin_session()
         return run
 
     # --- writing: the trainer only ---
@@ -116,21 +127,29 @@ class Run(RowReader):
             rows.insert_event(self._db, self.last_step(), event, time.time(), of_step=False)
 
     def rewind(self, step: int) -> None:
-        """Delete every row that a step after `step` wrote, in one transaction: where a resume begins."""
+        """Delete every row that a step after `step` wrote, in one transaction, and later evaluations: where a resume
+        begins."""
         last = self.last_step()
         if step > last:
             raise CheckpointError(
                 f"The checkpoint is at step {step}, but the rows in {self.path / 'run.db'} end at step {last}.",
                 hint="The checkpoint and run.db come from different copies of the run: put the matching one back.",
             )
+        for evaluation in (self.path / "evaluations").glob("*.json"):
+            if json.loads(evaluation.read_bytes()).get("step", 0) > step:
+                evaluation.unlink()
         with self._transaction("rewind"):
             rows.delete_after(self._db, step)
 
     def finish(self, status: Status, reason: str = "") -> None:
-        """State how the run ended and leave run.db as a single file. The run can be opened again to go on."""
-        with self._transaction("finish"):
-            self._set_status(status, reason)
-        self.close()
+        """State how the run ended and leave run.db as a single file. The run can be opened again to go on.
+
+        Closes in any case: a run whose last word could not be written reads as interrupted."""
+        try:
+            with self._transaction("finish"):
+                self._set_status(status, reason)
+        finally:
+            self.close()
 
     def save_evaluation(self, name: str, evaluation: Mapping[str, Any]) -> Path:
         """Write `evaluations/<name>.json`; it should hold `step` and `score`, the headline figure."""
@@ -186,6 +205,14 @@ class Run(RowReader):
         """sha256 over all rows of a step but wall time: equal for a resumed and an uninterrupted run."""
         return rows.hash_step(self._db, step)
 
+    def copy_rows(self, path: Path) -> None:
+        """Write the rows as they are now into a database of their own, also while the trainer goes on."""
+        copy = sqlite3.connect(path)
+        try:
+            self._db.backup(copy)
+        finally:
+            copy.close()
+
     def summary(self) -> dict[str, Any]:
         """One line of `reinforge runs list`: plain JSON values."""
         status, reason = self.status()
@@ -227,6 +254,7 @@ class Run(RowReader):
         self.close()
 
     def _begin_session(self) -> None:
+        self.take_stop_request()  # One that the trainer before did not live to see is not meant for us.
         with self._transaction("session"):
             self._set_status("running", "")
             self._session = self._db.execute(
@@ -242,15 +270,16 @@ class Run(RowReader):
     def _transaction(self, name: str) -> Iterator[None]:
         if self._lock is None:
             raise UsageError(f"{self.path} was opened for reading.", hint="Open it with writable=True.")
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            failpoint(f"{name}:before_commit")
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+        with disk_errors(self.path / "run.db"):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                failpoint(f"{name}:before_commit")
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
         failpoint(f"{name}:after_commit")
 
 
