@@ -6,6 +6,7 @@ import csv
 import datetime
 import decimal
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,18 @@ def test_byte_order_mark_line_ends_and_blank_lines(tmp_path, start, end, last):
         assert load(tmp_path, write(tmp_path / "rows.csv", table)) == examples
 
 
-def test_dates_and_decimals_become_plain_values():
-    row = {"prompt": "x", "day": datetime.date(2024, 7, 26), "price": decimal.Decimal("1.5"), "pair": (1, 2)}
+def test_dates_decimals_and_numpy_numbers_become_plain_values():
+    import numpy as np
+
+    row = {
+        "prompt": "x",
+        "day": datetime.date(2024, 7, 26),
+        "price": decimal.Decimal("1.5"),
+        "pair": (1, 2),
+        "n": np.int64(3),
+    }
     (example,) = examples_from_rows([row], DataConfig())
-    assert dict(example.columns) == {"day": "2024-07-26", "price": 1.5, "pair": [1, 2]}
+    assert dict(example.columns) == {"day": "2024-07-26", "price": 1.5, "pair": [1, 2], "n": 3}
 
 
 def test_a_column_that_some_rows_lack_is_none_there(tmp_path):
@@ -227,7 +236,7 @@ def test_single_braces_are_a_config_error(template):
         ('{"prompt": "a"}\n'.encode("utf-32"), "rows.jsonl:1 is UTF-32, not UTF-8. Convert: iconv -f UTF-32"),
         (
             '{"prompt": "a"}\n'.encode("utf-16-le"),
-            ":1 has a NUL byte at byte 2.\nrows.jsonl:2 has a NUL byte at byte 1.",
+            "rows.jsonl:1 has a NUL byte at byte 2. Remove NUL bytes. One beside each",
         ),
         ('{"prompt": "ä"}\n'.encode("latin1"), "rows.jsonl:1 is not UTF-8 at byte 13."),
         (b'{"prompt": "a\0"}\n', "rows.jsonl:1 has a NUL byte at byte 14."),
@@ -238,6 +247,7 @@ def test_single_braces_are_a_config_error(template):
         (b'{"prompt": "a", "x": -Infinity}\n', 'rows.jsonl:1 has the number -Infinity in "x".'),
         (b'{"prompt": "a", "x": 1e999}\n', 'rows.jsonl:1 has the number inf in "x".'),
         (b'{"prompt": "a", "prompt": "b"}\n', 'rows.jsonl:1 has the key "prompt" twice in one object.'),
+        (b'{"\\ud83d": 1, "\\ud83d": 2}\n', 'rows.jsonl:1 has the key "\\ud83d" twice in one object.'),
         (b'{"prompt": "a", "x": {"k": 1, "k": 2}}\n', 'rows.jsonl:1 has the key "k" twice in one object.'),
         (b'{"prompt": "a"\n', "rows.jsonl:1 is not JSON at character 15: Expecting ',' delimiter."),
         (b'{"prompt": "a"} {"prompt": "b"}\n', "rows.jsonl:1 is not JSON at character 17: Extra data."),
@@ -327,6 +337,7 @@ def test_two_system_prompts_are_refused(tmp_path):
             'rows.csv:2 has no "prompt" (found: question, b) (the same at 3). ',
         ),
         ("prompt\na\0\n", "rows.csv:2 has a NUL byte at byte 2."),
+        ("prompt,a\n\0\n\nx\n", "rows.csv:4 has 1 fields, the header has 2."),
     ],
 )
 def test_bad_csv(tmp_path, content, expected):
@@ -337,7 +348,7 @@ def test_all_bad_rows_are_told_up_to_ten_of_each_kind(tmp_path):
     rows = [*ROWS, {"prompt": ""}, {"promt": "x"}, *[{"prompt": " "}] * 15]
     told = fault(tmp_path, jsonl(rows) + "{\n")
     assert 'rows.jsonl:4 has an empty "prompt" (the same at 6, 7, 8, 9, 10, 11, 12, 13, 14 and 6 more).' in told
-    assert 'rows.jsonl:5 has no "prompt" (found: promt).' in told
+    assert 'rows.jsonl:5 has no "prompt" (found: promt). Set data.prompt_column: promt.\n' in told
     assert "rows.jsonl:21 is not JSON" in told
     different = fault(tmp_path, jsonl([{f"x{number}": 1} for number in range(25)]))
     assert different.count('has no "prompt"') == 10
@@ -351,9 +362,13 @@ def test_a_line_over_the_cap_is_refused_without_reading_on(tmp_path, monkeypatch
     assert len(load(tmp_path, write(tmp_path / "fits.jsonl", row * 2))) == 2
     with (tmp_path / "huge.jsonl").open("wb") as file:
         file.write(b'{"prompt": "a"}\n{"prompt": "')
-        file.truncate(2**40)  # a terabyte of nothing: reading it whole could not end
+        file.truncate(2**27)
+    tracemalloc.start()
     with pytest.raises(DataError, match=r"huge.jsonl:2 is longer than 1 MiB; nothing after it was read"):
         load(tmp_path, "huge.jsonl")
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 2**23
 
 
 def test_nan_in_parquet_is_refused(tmp_path):
@@ -389,6 +404,16 @@ def test_paths_that_lead_nowhere(tmp_path):
         load(tmp_path, "rows.jsonl.gz")
     with pytest.raises(ConfigError, match=r"data.path is not set"):
         load_examples(DataConfig(), tmp_path)
+
+
+def test_values_without_a_plain_form_and_endless_names_are_refused():
+    with pytest.raises(DataError, match=r'dataset row 0 has a value of type set in "x"'):
+        examples_from_rows([{"prompt": "a", "x": {1}}], DataConfig())
+    with pytest.raises(DataError, match=r"dataset row 0 is no object with text keys but list"):
+        examples_from_rows([["a"]], DataConfig())  # type: ignore[list-item]
+    with pytest.raises(DataError) as caught:
+        examples_from_rows([{f"column {number}": 1 for number in range(9999)}], DataConfig())
+    assert len(str(caught.value)) < 600
 
 
 def test_a_damaged_saved_folder_is_a_data_error(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
@@ -92,12 +92,28 @@ LLAMA3 = """{{- bos_token }}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
 {%- endif %}
 """
+# Without dashes: how Jinja trims lines around blocks decides the white space.
+INDENTED = """{% for message in messages %}
+    {% if message.role == 'user' and not loop.first %}
+        {% break %}
+    {% endif %}
+    <|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}
+{% if tools %}
+  {{ tools | tojson(indent=2) }}
+{% endif %}
+{% if add_generation_prompt %}
+<|im_start|>assistant
+{% endif %}
+"""
 SPECIAL = {
+    "indented": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
     "chatml": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
     "qwen": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
     "llama3": ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
 }
-TEMPLATES = {"chatml": CHATML, "qwen": QWEN, "llama3": LLAMA3}
+TEMPLATES = {"chatml": CHATML, "indented": INDENTED, "qwen": QWEN, "llama3": LLAMA3}
 CORPUS = [
     "You are a helpful assistant. Use the tools. Today Date: 26 Jul 2024",
     "What is 12 + 34? Größe 🙂 naïve\n\n",
@@ -112,7 +128,7 @@ TOOL = {
 }
 
 
-def write_tokenizer(folder: Path, family: str, **settings: Any) -> Path:
+def write_tokenizer(folder: Path, family: str, **changes: Any) -> Path:
     """A byte-level BPE with a few merges, saved as the hub's models are."""
     special = SPECIAL[family]
     tokenizer = Tokenizer(models.BPE())
@@ -129,7 +145,7 @@ def write_tokenizer(folder: Path, family: str, **settings: Any) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": TEMPLATES[family], **named, **settings}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": TEMPLATES[family], **named, **changes}
     config = {key: value for key, value in config.items() if value is not None}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
@@ -161,7 +177,11 @@ CONVERSATIONS: list[tuple[dict[str, Any], ...]] = [
     ("family", "tools"),
     [
         ("chatml", ()),
-        *[(family, tools) for family in ("qwen", "llama3") for tools in ((), (TOOL,), (TOOL, {"name": "Ünï"}))],
+        *[
+            (family, tools)
+            for family in ("qwen", "llama3", "indented")
+            for tools in ((), (TOOL,), (TOOL, {"name": "Ünï"}))
+        ],
     ],
 )
 @pytest.mark.parametrize("messages", CONVERSATIONS)
@@ -372,6 +392,7 @@ def test_decode_leaves_out_special_and_end_tokens(qwen):
     assert qwen.decode([qwen.vocab_size + 5]) == ""
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_stream_joins_to_decode(qwen, data):
     token_ids = data.draw(st.lists(st.integers(0, qwen.vocab_size - 1), max_size=30))

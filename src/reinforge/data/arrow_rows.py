@@ -30,7 +30,7 @@ def read_parquet(path: Path, name: str, faults: Faults) -> Iterator[Row]:
                 return
             batches = (batch.to_pylist() for batch in file.iter_batches(_BATCH_ROWS))
             yield from typed_rows((row for batch in batches for row in batch), name, faults)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{name} is not a readable Parquet file: {detail}.", hint="Write it again.") from error
 

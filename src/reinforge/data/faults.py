@@ -10,6 +10,9 @@ MAX_SHOWN = 10
 """Faults told in full, and places named per fault; the rest is counted."""
 
 
+_MAX_CHARACTERS = 400
+
+
 @dataclass(slots=True)
 class Faults:
     """Collects bad rows, so that a user sees them all at once instead of one per attempt.
@@ -34,7 +37,7 @@ class Faults:
 
     def add(self, place: str, fault: str, hint: str) -> None:
         """Note that the row at `place` (`train.jsonl:17`) has a fault."""
-        key = (fault, hint)
+        key = (_printable(fault), _printable(hint))
         if key not in self.counts and len(self.counts) == MAX_SHOWN:
             self.num_untold += 1
             return
@@ -47,14 +50,13 @@ class Faults:
         """Raise one DataError that tells all faults, or do nothing when there are none."""
         if not self.counts:
             return
-        lines = [self._line(key) for key in self.counts]
+        if len(self.counts) == 1:
+            (only,) = self.counts
+            raise DataError(self._line(only), hint=only[1])
+        lines = [f"{self._line(key)} {key[1]}" for key in self.counts]
         if self.num_untold:
             lines.append(f"And {self.num_untold} more bad rows.")
-        if len(lines) == 1:
-            ((_, hint),) = self.counts
-            raise DataError(lines[0], hint=hint)
-        hints = list(dict.fromkeys(hint for _, hint in self.counts))
-        raise DataError("\n".join(lines) + "\n", hint=" ".join(hints))
+        raise DataError("\n".join(lines))
 
     def _line(self, key: tuple[str, str]) -> str:
         first, *others = self.places[key]
@@ -65,3 +67,9 @@ class Faults:
             same_file = first.rstrip("0123456789")
             line += f" (the same at {', '.join(other.removeprefix(same_file) for other in others)}{more})"
         return f"{line}."
+
+
+def _printable(text: str) -> str:
+    """Names and values come from the file: half characters are escaped, and what would fill the screen is cut."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + " ..."

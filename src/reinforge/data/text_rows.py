@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 
 from reinforge.data.faults import Faults
 from reinforge.data.values import NotFinite, values_fit
+from reinforge.errors import DataError
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is no row of text but a mistake (or an attack): it is refused unread."""
@@ -68,19 +69,19 @@ def read_csv(path: Path, name: str, faults: Faults) -> Iterator[Row]:
     """The records of a CSV file with a header line (tabs instead of commas in a `.tsv` file)."""
     # The limit is the process's, and is only ever raised; its default would refuse prompts above 128 KiB.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
-    number = 1
+    start = 0  # line where the record being read begins; 0 between records
 
     def lines() -> Iterator[str]:
-        nonlocal number
-        for number, line in _lines(path, name, faults):  # noqa: B007 - read by the enclosing function
+        nonlocal start
+        for number, line in _lines(path, name, faults):
+            start = start or number
             yield line
 
-    start = 1
     header: list[str] | None = None
     try:
         records = csv.reader(lines(), strict=True, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         for record in records:
-            place, start = f"{name}:{start}", number + 1
+            place, start = f"{name}:{start}", 0
             if not record:
                 continue
             if header is None:
@@ -143,11 +144,13 @@ def _json_object(line: str, place: str, faults: Faults) -> dict[str, Any] | None
 
 def _lines(path: Path, name: str, faults: Faults) -> Iterator[tuple[int, str]]:
     """(line number, text) of a UTF-8 file; line ends are kept. Notes what it cannot read."""
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             yield from _decoded_lines(file, name, faults)
-        except _Stop:
-            return
+    except _Stop:
+        return
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.", hint="Check its permissions.") from error
 
 
 def _decoded_lines(file: BinaryIO, name: str, faults: Faults) -> Iterator[tuple[int, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
+import numbers
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any
@@ -54,21 +55,24 @@ def values_fit(values: Mapping[str, Any], place: str, faults: Faults) -> bool:
     for column, value in values.items():
         found = value_fault(column) or value_fault(value)
         if found:
-            shown = column.encode("utf-8", "backslashreplace").decode()
-            faults.add(place, f'has {found[0]} in "{shown}"', found[1])
+            faults.add(place, f'has {found[0]} in "{column}"', found[1])
             fits = False
     return fits
 
 
 def plain_value(value: Any) -> Any:
-    """The value in JSON's types: dates and times become ISO text, decimals floats, tuples lists.
+    """The value in JSON's types: dates become ISO text, decimals and numpy's numbers plain ones, tuples lists.
 
     >>> plain_value({"day": datetime.date(2024, 7, 26), "price": decimal.Decimal("1.5")})
     {'day': '2024-07-26', 'price': 1.5}
     """
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
         return value.isoformat()
-    if isinstance(value, decimal.Decimal):
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real | decimal.Decimal):
         return float(value)
     if isinstance(value, Mapping):
         return {key: plain_value(part) for key, part in value.items()}
