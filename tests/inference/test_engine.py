@@ -12,7 +12,9 @@ from reinforge.config import LoraParams, SamplingParams
 from reinforge.errors import ModelError
 from reinforge.inference.adapters import sampling_copy
 from reinforge.inference.engine import Engine
+from reinforge.inference.sampling import draw
 from reinforge.policy.attention import pad, plain_logits, use_plain_attention, use_shared_prefix_attention
+from reinforge.policy.counter_random import stream_key, uniform
 from reinforge.policy.model import load_policy
 from reinforge.types import Adapter, Completion, Example, Prompt, SampleRequest
 
@@ -125,6 +127,15 @@ def test_truncated_logprobs_are_renormalised_over_what_was_kept(tiny_qwen2: Path
             assert found[key].sampled_logprobs[t] == pytest.approx(float(probs_V[token].log()) - _log(mass), abs=1e-5)
 
 
+def test_each_token_is_what_key_generation_and_position_decide(tiny_qwen3: Path):
+    requests = random_requests(num_generations=2)
+    found = collect(make_engine(load(tiny_qwen3), tiny_qwen3), requests)
+    for (place, generation), logits_TV in reference_logits(tiny_qwen3, requests, found).items():
+        stream = torch.tensor(stream_key(*requests[place].key, generation))
+        draws = draw(logits_TV, uniform(stream, torch.arange(len(logits_TV))), SamplingParams())
+        assert draws.token_ids_B.tolist() == list(found[place, generation].token_ids)
+
+
 @pytest.mark.parametrize("slots", [1, 3, 7])
 def test_few_slots_draw_the_same(tiny_model: Path, slots: int):
     """Slots are refilled, and the rows of one group enter at different times."""
@@ -176,6 +187,8 @@ def test_any_eos_ends_and_is_kept(tiny_qwen2: Path):
         first = next(t for t, token in enumerate(free.token_ids) if token in eos)
         assert ended.token_ids == free.token_ids[: first + 1]
         assert ended.finish_reason == "stop"
+        tokenizer = AutoTokenizer.from_pretrained(tiny_qwen2)
+        assert ended.text == tokenizer.decode(free.token_ids[:first], skip_special_tokens=True)
         assert ended.logprobs == pytest.approx(free.logprobs[: first + 1], abs=1e-6)
 
 
