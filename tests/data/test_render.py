@@ -341,6 +341,7 @@ def test_all_end_tokens_count_and_padding_falls_back(tmp_path):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7]}))
     renderer = Renderer.from_folder(folder)
     assert renderer.eos_ids == {0, 2, 5, 7}
+    assert renderer.decode([60, 5]) == renderer.decode([60]) != ""  # 5 is an ordinary token, but here it ends a text
     assert renderer.pad_id == 2
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7], "pad_token_id": 1}))
     assert Renderer.from_folder(folder).pad_id == 1
