@@ -13,7 +13,7 @@ NAMES: tuple[Split, ...] = ("train", "choice", "heldout")
 
 
 def problems(name: Split) -> list[Problem]:
-    """The problems of one data set in file order: for training in every order of their numbers, otherwise in a random one."""
+    """The problems of one data set as filed: for training in every order of their numbers, else in a random one."""
     rng = random.Random(f"countdown {name}")
     if name != "train":
         return [shuffled(problem, rng) for problem in split(name)]

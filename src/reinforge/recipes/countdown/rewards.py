@@ -6,8 +6,10 @@ Give ``format_reward`` the weight 0.1 and ``correct_reward`` the weight 0.9: a c
 import re
 from fractions import Fraction
 
-_FORMAT = re.compile(r"<think>((?:(?!</?think>|</?answer>).)*)</think>\s*<answer>((?:(?!</?answer>).)*)</answer>\s*", re.S)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.S)
+_FORMAT = re.compile(
+    r"<think>((?:(?!</?think>|</?answer>).)*)</think>\s*<answer>((?:(?!</?answer>).)*)</answer>\s*", re.S
+)
+_ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.S)
 _ALLOWED = re.compile(r"[0-9+\-*/() ]{1,100}")  # the cap also bounds how deep the parser can recurse
 
 
@@ -23,9 +25,9 @@ def format_reward(prompt: str, completion: str, example: dict[str, str]) -> floa
 
 
 def correct_reward(prompt: str, completion: str, example: dict[str, str]) -> float:
-    """1.0 when the answer uses each of ``example["numbers"]`` exactly once and reaches ``example["target"]``, otherwise 0.0.
+    """1.0 when the answer uses each of ``example["numbers"]`` once and reaches ``example["target"]``, otherwise 0.0.
 
-    The values of ``example`` are text, such as ``"9 1 5"`` (or ``"[9, 1, 5]"``) and ``"15"``. Several answers are no answer.
+    The values of ``example`` are text: ``"9 1 5"`` (or ``"[9, 1, 5]"``) and ``"15"``. Several answers are no answer.
 
     >>> correct_reward("", "<answer>1+(9+5)</answer>", {"numbers": "9 1 5", "target": "15"})
     1.0
@@ -44,7 +46,7 @@ def correct_reward(prompt: str, completion: str, example: dict[str, str]) -> flo
 
 
 def evaluate(expression: str) -> Fraction | None:
-    """The exact value of an arithmetic expression (+ - * / and parentheses); None when it is malformed or divides by zero.
+    """The exact value of an expression of + - * / and parentheses; None when malformed or divided by zero.
 
     >>> evaluate("1+(9-5)/2"), evaluate("1//2"), evaluate("1/(2-2)")
     (Fraction(3, 1), None, None)

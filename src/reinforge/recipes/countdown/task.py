@@ -1,7 +1,7 @@
 """The Countdown task: its problems and their splits, the noisy demonstrator, and what became of a completion.
 
-Combine three numbers (1..9), each used once, with + - * to reach a target (1..30). Subtraction never goes below zero and
-no value passes 99. A try is two steps and a verdict: ``9*5=45,1+45=46?`` missed, ``9+5=14,1+14=15!`` hit.
+Combine three numbers (1..9), each used once, with + - * to reach a target (1..30). Subtraction never goes below zero
+and no value passes 99. A try is two steps and a verdict: ``9*5=45,1+45=46?`` missed, ``9+5=14,1+14=15!`` hit.
 """
 
 import itertools
@@ -29,7 +29,7 @@ OUTCOMES: tuple[Outcome, ...] = ("correct", "gave_up", "false_hit", "cut_off", "
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Three numbers, in the order they are shown, and the target. Two problems are the same when only the order differs."""
+    """Three numbers in the order shown, and the target. Problems that differ only in that order count as one."""
 
     numbers: Numbers
     target: int
@@ -46,7 +46,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One way to combine the three numbers: ``steps`` as it is thought, ``value`` it reaches, ``expression`` to answer with."""
+    """One way to combine the three numbers: its ``steps`` as thought, its ``value``, its ``expression`` as answered."""
 
     steps: str
     value: int
@@ -104,23 +104,38 @@ def shuffled(problem: Problem, rng: random.Random) -> Problem:
     return Problem((first, second, third), problem.target)
 
 
-def demonstrate(problem: Problem, rng: random.Random, give_up: float = 0.5, persistent: float = 0.08) -> str:
-    """One demonstration: tries in random order, none twice, until one hits or the demonstrator gives up.
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How the demonstrator searches: chances per try (``hit``, ``give_up``) and per demonstration (``persistent``)."""
 
-    After a miss it gives up with probability ``give_up`` and answers with the failed try; a share ``persistent`` of the
-    demonstrations never gives up before ``MAX_TRIES``. That noise is what reinforcement learning removes: the skill of
-    trying and of judging a try is there, the will to go on is not.
-    """
-    order = list(tries(problem.numbers))
-    rng.shuffle(order)
-    goes_on = rng.random() < persistent
+    hit: float
+    """The next try is a solution outright; otherwise any try is as likely as another."""
+    give_up: float
+    """After a miss, stop and answer with the failed try."""
+    persistent: float
+    """Never give up before ``MAX_TRIES``."""
+
+
+# First the skill: with this many hits the verdict is learned several times sooner than with pure chance's one in ten.
+SKILL = Style(hit=0.4, give_up=0.2, persistent=0.2)
+# Then the habit, noisy on purpose: reinforcement learning has to find out that going on pays.
+HABIT = Style(hit=0.0, give_up=0.35, persistent=0.08)
+
+
+def demonstrate(problem: Problem, rng: random.Random, style: Style = HABIT) -> str:
+    """One demonstration: tries in random order, none twice, until one hits or the demonstrator gives up."""
+    untried = list(tries(problem.numbers))
+    rng.shuffle(untried)
+    goes_on = rng.random() < style.persistent
     thoughts = []
-    for one in order[:MAX_TRIES]:
+    while True:
+        solutions = [one for one in untried if one.value == problem.target]
+        one = solutions[0] if solutions and rng.random() < style.hit else untried[0]
+        untried.remove(one)
         hit = one.value == problem.target
         thoughts.append(one.steps + ("!" if hit else "?"))
-        if hit or (not goes_on and rng.random() < give_up):
-            break
-    return f"<think>{';'.join(thoughts)}</think><answer>{one.expression}</answer>"
+        if hit or len(thoughts) == MAX_TRIES or not untried or (not goes_on and rng.random() < style.give_up):
+            return f"<think>{';'.join(thoughts)}</think><answer>{one.expression}</answer>"
 
 
 def outcome(completion: str, numbers: Numbers, target: int) -> Outcome:
@@ -154,11 +169,9 @@ _STEPS = re.compile(r"([0-9]+)([+\-*])([0-9]+)=([0-9]+),([0-9]+)([+\-*])([0-9]+)
 
 
 def claims(completion: str, numbers: Numbers, target: int) -> list[Claim]:
-    """Every try in the thinking part. A hit is true when both steps are right, use the numbers once and reach the target."""
+    """Every try in the thinking part; true when both steps are right, use each number once and reach the target."""
     thinking = completion.split("</think>")[0]
-    return [
-        Claim(steps, mark == "!", _reaches(steps, numbers, target)) for steps, mark in _TRY.findall(thinking)
-    ]
+    return [Claim(steps, mark == "!", _reaches(steps, numbers, target)) for steps, mark in _TRY.findall(thinking)]
 
 
 def _reaches(steps: str, numbers: Numbers, target: int) -> bool:
