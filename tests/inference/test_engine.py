@@ -241,12 +241,18 @@ def test_fixed_weights_take_no_adapter(tiny_qwen2: Path):
         make_engine(load(tiny_qwen2), tiny_qwen2).load(Adapter(1, {}))
 
 
-def test_logits_that_are_no_numbers_are_an_error(tiny_qwen2: Path):
-    model = load(tiny_qwen2)
+def test_logits_that_are_no_numbers_are_an_error_and_leave_nothing_behind(tiny_qwen2: Path):
+    model, requests = load(tiny_qwen2), random_requests()
+    engine = make_engine(model, tiny_qwen2)
+    expected = collect(engine, requests)
+    weight = model.get_decoder().layers[0].self_attn.v_proj.weight
+    healthy = weight.detach().clone()
     with torch.no_grad():
-        model.get_decoder().norm.weight[0] = float("nan")
-    with pytest.raises(ModelError, match="NaN after 9 prompt tokens"):
-        collect(make_engine(model, tiny_qwen2), random_requests())
+        weight[0, 0] = float("nan")
+        with pytest.raises(ModelError, match="NaN after 9 prompt tokens"):
+            collect(engine, requests)
+        weight.copy_(healthy)
+    assert collect(engine, requests) == expected
 
 
 @pytest.mark.parametrize("slots", [2, 64])

@@ -70,15 +70,20 @@ class Engine:
         if not num_rows:
             return
         longest = max(request.prompt.num_tokens for request in requests)
-        decoder = self._take_decoder(min(self._slots, num_rows), longest + self._max_tokens)
-        sampling = _Sampling(requests, Scheduler(requests, min(self._slots, num_rows)), decoder)
+        num_slots = min(self._slots, num_rows)
+        decoder = self._take_decoder(num_slots, longest + self._max_tokens)
+        reusable: Decoder | None = decoder
+        sampling = _Sampling(requests, Scheduler(requests, num_slots), decoder)
         try:
             while not sampling.scheduler.is_done:
                 sampling.admit()
                 drawn = sampling.step(self._params)
                 yield from self._leave(sampling, drawn)
+        except ModelError:
+            reusable = None  # NaN in a slot would outlive its row: a mask does not hide it
+            raise
         finally:
-            self._idle_decoder = decoder
+            self._idle_decoder = reusable
 
     def _take_decoder(self, num_slots: int, capacity: int) -> Decoder:
         """The decoder of the last call where it is large enough and not in use by an unfinished one."""
