@@ -7,12 +7,14 @@ import json
 import math
 import sys
 import time
+from contextlib import closing
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reinforge.errors import DataError
+from reinforge.config import RewardFunctionsRuntimeConfig
+from reinforge.errors import DataError, RewardError
 from reinforge.grading.grader import RewardFunctionGrader, grade_completions
 from reinforge.grading.reward_function import load_rewards_file
 from reinforge.types import Completion, Example, Grade, Prompt
@@ -338,12 +340,13 @@ def test_timing_never_changes_the_result(make_grader):
 
 
 def test_a_machine_without_processes_masks(make_grader, monkeypatch):
-    grader = make_grader("def f(prompt, completion, example): return 1.0", "f")
+    functions = make_grader("def f(prompt, completion, example): return 1.0", "f").functions
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    (grade,) = grades(grader, Example(0, "Hi"), "a")
-    assert (grade.state, grade.reward, grade.scores[0].kind) == ("masked", None, "worker_unavailable")
-    monkeypatch.undo()
-    assert grades(grader, Example(0, "Hi"), "a")[0].reward == 1.0
+    with closing(RewardFunctionGrader(functions)) as grader:
+        (grade,) = grades(grader, Example(0, "Hi"), "a")
+        assert (grade.state, grade.reward, grade.scores[0].kind) == ("masked", None, "worker_unavailable")
+        monkeypatch.undo()
+        assert grades(grader, Example(0, "Hi"), "a")[0].reward == 1.0
 
 
 def test_one_function_cannot_touch_another_in_the_same_file(make_grader):
@@ -386,3 +389,15 @@ def test_describe_is_for_the_run_record(make_grader):
     assert hashlib.sha256(record["source"].encode()).hexdigest() == record["sha256"]
     assert (record["name"], record["version"], record["dialect"]) == ("f", "f_v1", "predibase")
     assert (record["weight"], record["doc"]) == (2.0, "Says one.")
+
+
+def test_a_recorded_grader_judges_without_the_file(make_grader, tmp_path):
+    grader = make_grader("def f(completions, target=0, **rest): return [t + 0.5 for t in target]", "f")
+    records = json.loads(json.dumps(grader.describe()))
+    (tmp_path / "rewards.py").unlink()
+    with closing(RewardFunctionGrader.from_records(records, RewardFunctionsRuntimeConfig())) as again:
+        assert again.functions == grader.functions
+        assert grades(again, Example(0, "Hi", {"target": 2}), "a")[0].reward == 2.5
+    records[0]["source"] += "#"
+    with pytest.raises(RewardError, match="source of f_v1 does not match"):
+        RewardFunctionGrader.from_records(records, RewardFunctionsRuntimeConfig())

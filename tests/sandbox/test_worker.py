@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reinforge.sandbox.pool import Limits, SourceFault, UnsendableArguments, Worker, WorkerUnavailable
+from reinforge.sandbox.pool import Limits, Parameter, SourceFault, UnsendableArguments, Worker, WorkerUnavailable
 
 LONG_S = 30.0
 
@@ -204,6 +206,71 @@ def test_forged_frames_are_no_results(make_worker, target):
         assert worker.call("fine", {}, LONG_S).value == 1.0
 
 
+TAMPERED = {
+    "latency": {"index": 0, "value": 1.0, "latency_s": "soon"},
+    "nan latency": {"index": 0, "value": 1.0, "latency_s": float("nan")},
+    "index": {"index": [], "value": 1.0, "latency_s": 0.1},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("reply", TAMPERED.values(), ids=TAMPERED.keys())
+def test_a_tampered_runner_cannot_confuse_us(make_worker, reply):
+    worker = make_worker(
+        """
+        import __main__, json
+        def f(reply):
+            send = __main__.Runner._reply
+            __main__.Runner._reply = lambda self, honest: send(self, {"nonce": honest["nonce"], **json.loads(reply)})
+        """
+    )
+    result = worker.call("f", {"reply": json.dumps(reply)}, LONG_S)
+    assert (result.kind, result.value) == ("exited", None)
+    assert result.message.endswith("it broke its result channel")
+
+
+@pytest.mark.parametrize("functions", ["3", "[3]", "[{'name': 'f'}]", "None"])
+def test_a_module_body_cannot_confuse_us(make_worker, functions):
+    with pytest.raises(SourceFault, match="broke its result channel"):
+        make_worker(f"import __main__\n__main__.describe = lambda *a: {functions}").describe()
+
+
+def test_a_worker_that_died_between_calls_costs_no_result(make_worker):
+    worker = make_worker("import os\ndef f(): return os.getpid()")
+    first = worker.call("f", {}, LONG_S).value
+    os.kill(first, 9)
+    assert wait_until(lambda: not is_alive(first))
+    assert worker.call("f", {}, LONG_S).value not in (None, first)
+
+
+def test_messages_are_valid_unicode(make_worker):
+    worker = make_worker("def f(): raise ValueError('lone \\ud800')")
+    assert worker.call("f", {}, LONG_S).message.startswith("ValueError: lone \\ud800\n")
+
+
+def test_an_answer_that_came_while_we_were_stopped_counts(tmp_path):
+    script = tmp_path / "stopped.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            from reinforge.sandbox.pool import Worker
+            worker = Worker("import time\\ndef f(): time.sleep(0.2); return 'in time'", "a.py")
+            worker.describe()
+            print("ready", flush=True)
+            print(worker.call("f", {}, 0.7).value)
+            worker.close()
+            """
+        )
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout.readline() == "ready\n"
+        time.sleep(0.05)
+        trainer.send_signal(signal.SIGSTOP)
+        time.sleep(1.2)
+        trainer.send_signal(signal.SIGCONT)
+        assert trainer.stdout.readline() == "in time\n"
+
+
 def test_a_forked_child_that_returns_has_no_voice(make_worker):
     worker = make_worker("import os\ndef f(): return 'child' if os.fork() == 0 else 'parent'")
     assert [worker.call("f", {}, LONG_S).value for _ in range(5)] == ["parent"] * 5
@@ -311,15 +378,13 @@ def test_describe_names_parameters_and_kinds(make_worker):
     async def two(): pass
     class Three: pass
     '''
-    found = {fact["name"]: fact for fact in make_worker(source).describe()}
+    found = {fact.name: fact for fact in make_worker(source).describe()}
     kinds = ["positional_or_keyword", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword"]
     defaults = [False, True, False, False, False]
-    assert found["one"]["parameters"] == [
-        list(p) for p in zip(["a", "b", "rest", "c", "more"], kinds, defaults, strict=True)
-    ]
-    assert (found["one"]["doc"], found["one"]["own"], found["one"]["line"]) == ("First line.", True, 4)
-    assert found["two"]["own"]
-    assert not found["dedent"]["own"]
+    assert found["one"].parameters == tuple(map(Parameter, ["a", "b", "rest", "c", "more"], kinds, defaults))
+    assert (found["one"].doc, found["one"].own, found["one"].line) == ("First line.", True, 4)
+    assert found["two"].own
+    assert not found["dedent"].own
     assert "Three" not in found
 
 

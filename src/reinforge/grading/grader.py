@@ -30,6 +30,8 @@ class FunctionWorkers:
         for worker in self._workers:
             self._free.put(worker)
         self._threads = ThreadPoolExecutor(runtime.workers, thread_name_prefix=f"grade-{function.name}")
+        for worker in self._workers:
+            self._threads.submit(worker.describe)  # warm; what goes wrong here goes wrong again in the first call
 
     def submit(self, case: Case) -> Future[list[Score]]:
         return self._threads.submit(self._score, case)
@@ -64,9 +66,16 @@ class RewardFunctionGrader:
 
     @classmethod
     def from_config(cls, config: RewardFunctionsConfig, base_dir: Path) -> RewardFunctionGrader:
-        """Load and check the functions of a config (RewardError); workers start with the first completion."""
+        """Load and check the functions of a config (RewardError)."""
         limits = Limits(max_print_bytes=config.runtime.max_print_bytes)
         return cls(load_reward_functions(config.functions, config.weights, base_dir, limits), config.runtime)
+
+    @classmethod
+    def from_records(
+        cls, records: Sequence[Mapping[str, Any]], runtime: RewardFunctionsRuntimeConfig
+    ) -> RewardFunctionGrader:
+        """The grader that `describe` described: a resumed run judges by the text it began with."""
+        return cls([RewardFunction.from_record(record) for record in records], runtime)
 
     def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> Future[tuple[Grade, ...]]:
         """See roles.Grader."""
@@ -83,21 +92,8 @@ class RewardFunctionGrader:
         return _when_all([workers.submit(case) for workers in self._workers], _grades_of)
 
     def describe(self) -> list[dict[str, Any]]:
-        """For the run record: every function with its version, full text and weight."""
-        return [
-            {
-                "name": function.name,
-                "version": function.version,
-                "sha256": function.sha256,
-                "source": function.source,
-                "file_name": function.file_name,
-                "function_name": function.function_name,
-                "dialect": function.dialect,
-                "weight": function.weight,
-                "doc": function.doc,
-            }
-            for function in self.functions
-        ]
+        """For the run record: every function with its version, full text, form and weight."""
+        return [function.to_record() for function in self.functions]
 
     def close(self) -> None:
         """End every worker process; grades under way become masked or cancelled."""

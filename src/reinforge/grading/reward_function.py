@@ -15,33 +15,19 @@ from __future__ import annotations
 import hashlib
 import tokenize
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from reinforge.errors import RewardError
 from reinforge.grading.callable_source import source_of_callable
-from reinforge.sandbox.pool import Limits, SourceFault, Worker, WorkerUnavailable
+from reinforge.sandbox.pool import FunctionFacts, Limits, Parameter, SourceFault, Worker, WorkerUnavailable
 
 Dialect = Literal["predibase", "trl"]
 
 FORMS = """Accepted forms:
   def reward(prompt, completion, example): ...        # returns one number; example holds the row's columns as text
   def reward(prompts, completions, **columns): ...    # returns a list with one number (or None) per completion"""
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One parameter of a function."""
-
-    name: str
-    kind: str
-    """As in `inspect`: positional_only, positional_or_keyword, var_positional, keyword_only, var_keyword."""
-    has_default: bool
-
-    @property
-    def by_keyword(self) -> bool:
-        return self.kind in ("positional_or_keyword", "keyword_only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +54,20 @@ class RewardFunction:
     def sha256(self) -> str:
         """Of the source's UTF-8 text."""
         return hashlib.sha256(self.source.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def to_record(self) -> dict[str, Any]:
+        """As JSON for the run record: enough to run it again without its file."""
+        return asdict(self) | {"sha256": self.sha256}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> RewardFunction:
+        """The function that `to_record` wrote; RewardError when its text has changed since."""
+        fields = {key: value for key, value in record.items() if key != "sha256"}
+        parameters = tuple(Parameter(**parameter) for parameter in fields.pop("parameters"))
+        function = cls(**fields, parameters=parameters)
+        if function.sha256 != record["sha256"]:
+            raise RewardError(f"the recorded source of {function.version} does not match its sha256.")
+        return function
 
     @property
     def required_columns(self) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ def load_reward_functions(
     Raises RewardError naming the function, the file and line, and the fix.
     """
     loaded = []
-    facts_by_source: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    facts_by_source: dict[tuple[str, str], tuple[FunctionFacts, ...]] = {}
     for name, reference in functions.items():
         source, file_name, function_name = _locate(name, reference, base_dir)
         key = (source, file_name)
@@ -127,21 +127,21 @@ def load_reward_functions(
 
 def load_rewards_file(reference: str, base_dir: Path, limits: Limits | None = None) -> tuple[RewardFunction, ...]:
     """`rewards.py:function`, or all functions of `rewards.py` that have a known form by their parameters' names."""
-    path, _, function_name = reference.rpartition(":") if not reference.endswith(".py") else (reference, "", "")
-    if function_name:
+    _, colon, function_name = reference.rpartition(":")
+    if colon and not reference.endswith(".py"):
         return load_reward_functions({function_name: reference}, {}, base_dir, limits)
-    source, file_name = _read(reference, path, base_dir)
+    source, file_name = _read(reference, reference, base_dir)
     facts = [
         fact
         for fact in describe_source(source, file_name, limits)
-        if fact["own"] and not fact["name"].startswith("_") and _named_like_a_reward(_parameters(fact))
+        if fact.own and not fact.name.startswith("_") and _named_like_a_reward(fact.parameters)
     ]
     if not facts:
-        raise RewardError(f"{path} has no reward function.", hint=FORMS)
-    return tuple(_build(fact["name"], source, file_name, fact, 1.0) for fact in facts)
+        raise RewardError(f"{file_name} has no reward function.", hint=FORMS)
+    return tuple(_build(fact.name, source, file_name, fact, 1.0) for fact in facts)
 
 
-def describe_source(source: str, file_name: str, limits: Limits | None = None) -> list[dict[str, Any]]:
+def describe_source(source: str, file_name: str, limits: Limits | None = None) -> tuple[FunctionFacts, ...]:
     """The functions of a module text, as a worker sees them; RewardError when it does not load."""
     worker = Worker(source, file_name, limits)
     try:
@@ -190,28 +190,22 @@ def _read(name: str, path: str, base_dir: Path) -> tuple[str, str]:
         raise RewardError(f'reward function "{name}": {full} cannot be read: {error}.') from None
 
 
-def _find(name: str, function_name: str, file_name: str, facts: list[dict[str, Any]]) -> dict[str, Any]:
+def _find(name: str, function_name: str, file_name: str, facts: tuple[FunctionFacts, ...]) -> FunctionFacts:
     for fact in facts:
-        if fact["name"] == function_name:
+        if fact.name == function_name:
             return fact
-    found = ", ".join(fact["name"] for fact in facts if fact["own"]) or "none"
+    found = ", ".join(fact.name for fact in facts if fact.own) or "none"
     raise RewardError(f'reward function "{name}": {file_name} has no function {function_name} (found: {found}).')
 
 
-def _build(name: str, source: str, file_name: str, fact: dict[str, Any], weight: float) -> RewardFunction:
-    parameters = _parameters(fact)
+def _build(name: str, source: str, file_name: str, fact: FunctionFacts, weight: float) -> RewardFunction:
+    parameters = fact.parameters
     dialect = detect_dialect(parameters)
     if dialect is None:
         shown = ", ".join({"var_positional": "*", "var_keyword": "**"}.get(p.kind, "") + p.name for p in parameters)
-        place = f"{file_name}:{fact['line']}" if fact["line"] else file_name
-        raise RewardError(f"{place}: {fact['name']}({shown}) has none of the known forms.", hint=FORMS)
-    return RewardFunction(
-        name, f"{name}_v1", source, file_name, fact["name"], dialect, parameters, weight, doc=fact["doc"]
-    )
-
-
-def _parameters(fact: dict[str, Any]) -> tuple[Parameter, ...]:
-    return tuple(Parameter(name, kind, has_default) for name, kind, has_default in fact["parameters"])
+        place = f"{file_name}:{fact.line}" if fact.line else file_name
+        raise RewardError(f"{place}: {fact.name}({shown}) has none of the known forms.", hint=FORMS)
+    return RewardFunction(name, f"{name}_v1", source, file_name, fact.name, dialect, parameters, weight, doc=fact.doc)
 
 
 def _named_like_a_reward(parameters: tuple[Parameter, ...]) -> bool:

@@ -16,6 +16,7 @@ always a column returned by mistake, and the fix is one `float(...)`.
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass
 
 MAX_SHOWN = 100
@@ -52,7 +53,7 @@ def read_value(returned: object, *, none_applies_not: bool) -> Value:
             return Value(number)
         return Value(None, "not_finite", f"returned {number}: rewards must be finite")
     if isinstance(returned, dict) and returned.get("$type") == "int":  # beyond what JSON numbers carry
-        return Value(None, "not_finite", f"returned {returned.get('$text')}: rewards must be finite")
+        return Value(None, "not_finite", f"returned {in_words(returned)}: rewards must be finite")
     return Value(None, "not_a_number", f"returned {in_words(returned)}, not a number")
 
 
@@ -66,11 +67,8 @@ def in_words(returned: object) -> str:
     if returned is None:
         return "None"
     if isinstance(returned, str):
-        return f"the text {_cut(repr(returned))}"
+        return f"the text {reprlib.repr(returned)}"
     if isinstance(returned, dict) and set(returned) == {"$type", "$text"}:
-        return _cut(f"a {returned['$type']} {returned['$text']}")
-    return _cut(f"a {type(returned).__name__} {returned!r}")
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+        words = f"a {returned['$type']} {returned['$text']}".encode("utf-8", "backslashreplace").decode("utf-8")
+        return words if len(words) <= MAX_SHOWN else words[:MAX_SHOWN] + "..."
+    return f"a {type(returned).__name__} {reprlib.repr(returned)}"

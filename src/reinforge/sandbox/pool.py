@@ -14,11 +14,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from reinforge.roles import CallResult
 from reinforge.sandbox.process import (
+    FunctionFacts,
     Limits,
+    Parameter,
     SourceFault,
     UnsendableArguments,
     WorkerGone,
@@ -57,8 +58,8 @@ class Worker:
         self._lock = threading.Lock()
         """Held while `_process` changes: a process in that field is not reaped yet, so it may be signalled."""
 
-    def describe(self) -> list[dict[str, Any]]:
-        """The functions of the source, as `runner.describe` lists them. Raises SourceFault when it does not load."""
+    def describe(self) -> tuple[FunctionFacts, ...]:
+        """The functions of the source, in the order of its text. Raises SourceFault when it does not load."""
         with self._use:
             return self._ready().functions
 
@@ -118,8 +119,10 @@ class Worker:
         with self._lock:
             if self._closed:
                 raise WorkerUnavailable("the worker is closed")
-            if self._process is not None:
+            if self._process is not None and self._process.is_idle():
                 return self._process
+            if self._process is not None:
+                self._process.kill()
             process = self._process = WorkerProcess(self._limits)
         try:
             process.load(self._source, self._file_name)
@@ -137,4 +140,4 @@ class Worker:
             process.kill()
 
 
-__all__ = ["Limits", "SourceFault", "UnsendableArguments", "Worker", "WorkerUnavailable"]
+__all__ = ["FunctionFacts", "Limits", "Parameter", "SourceFault", "UnsendableArguments", "Worker", "WorkerUnavailable"]

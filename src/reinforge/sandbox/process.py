@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -42,12 +43,44 @@ class Limits:
     """For running the module body: imports of heavy packages take their time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a function."""
+
+    name: str
+    kind: str
+    """As in `inspect`: positional_only, positional_or_keyword, var_positional, keyword_only, var_keyword."""
+    has_default: bool
+
+    @property
+    def by_keyword(self) -> bool:
+        return self.kind in ("positional_or_keyword", "keyword_only")
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionFacts:
+    """What a worker tells of one function of its source."""
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    line: int
+    """Where it starts, 0 when unknown."""
+    own: bool
+    """Defined in the source itself, not imported into it."""
+    doc: str
+    """First line of its docstring."""
+
+
 class WorkerUnavailable(Exception):
     """A worker process could not be started, or was closed: our fault or the machine's, never the function's."""
 
 
 class WorkerGone(Exception):
-    """The process ended, or wrote something that is no reply (then the text says so), before it answered."""
+    """The process ended, or wrote something that is no reply (then `broken` is set), before it answered."""
+
+    def __init__(self, broken: bool = False) -> None:
+        super().__init__()
+        self.broken = broken
 
 
 class UnsendableArguments(Exception):
@@ -76,8 +109,8 @@ class WorkerProcess:
             shutil.rmtree(folder, ignore_errors=True)
             raise WorkerUnavailable(f"a worker process could not be started: {error}") from error
         self.kill = weakref.finalize(self, _kill, self._process, self._socket, self._output, folder)
-        self.functions: list[dict[str, Any]] = []
-        """What `load` found: see `runner.describe`."""
+        self.functions: tuple[FunctionFacts, ...] = ()
+        """What `load` found."""
 
     def _start(self, folder: str) -> None:
         output = os.path.join(folder, ".output")
@@ -119,13 +152,17 @@ class WorkerProcess:
         try:
             self._send({"op": "load", "nonce": nonce, "source": source, "file_name": file_name}, deadline)
             reply = self._receive(nonce, deadline)
+            if reply.get("ok"):
+                self.functions = _facts(reply)
+                return
         except TimeoutError:
             raise SourceFault(f"the file did not finish loading within {self.limits.load_s:g} s") from None
         except WorkerGone as gone:
             raise SourceFault(f"the process ended while the file was loading: {self.kill_and_tell(gone)}") from None
-        if not reply.get("ok"):
-            raise SourceFault(str(reply.get("error")), reply.get("line"), str(reply.get("package") or ""))
-        self.functions = list(reply["functions"])
+        line = reply.get("line")
+        raise SourceFault(
+            _clean(reply.get("error")), line if isinstance(line, int) else None, _clean(reply.get("package"))
+        )
 
     def begin(
         self, function: str, shared: Mapping[str, object], each: Sequence[Mapping[str, object]], deadline_s: float
@@ -146,15 +183,22 @@ class WorkerProcess:
     def next_result(self, nonce: str, index: int, deadline_s: float) -> CallResult:
         """The next call's result; TimeoutError or WorkerGone when it will not come."""
         reply = self._receive(nonce, time.monotonic() + deadline_s)
-        if reply.get("index") != index:
-            raise WorkerGone("it broke its result channel")
-        return CallResult(
-            value=reply.get("value"),
-            kind=str(reply.get("kind", "")),
-            message=str(reply.get("message", "")),
-            prints=str(reply.get("prints", "")),
-            latency_s=float(reply.get("latency_s", 0.0)),
-        )
+        latency_s = reply.get("latency_s")
+        if reply.get("index") != index or not isinstance(latency_s, float) or not 0 <= latency_s < math.inf:
+            raise WorkerGone(broken=True)
+        kind, message, prints = (_clean(reply.get(key)) for key in ("kind", "message", "prints"))
+        return CallResult(None if kind else reply.get("value"), kind, message, prints, latency_s)
+
+    def is_idle(self) -> bool:
+        """False when the process ended, or wrote something, while nobody asked it anything."""
+        try:
+            self._socket.settimeout(0.0)
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def end(self) -> None:
         """Kill the process group at once, from any thread; whoever uses the process then meets WorkerGone."""
@@ -165,8 +209,8 @@ class WorkerProcess:
         after the channel broke cannot change it."""
         self.kill()
         code = self._process.returncode
-        if str(gone):
-            return str(gone)
+        if gone.broken:
+            return "it broke its result channel"
         if code == CHANNEL_LOST:
             return "it closed its result channel"
         if code == -signal.SIGKILL:
@@ -183,7 +227,7 @@ class WorkerProcess:
     def _send(self, request: Mapping[str, object], deadline: float) -> None:
         data = _json_text(request).encode("ascii")
         try:
-            self._socket.settimeout(_left(deadline))
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
             self._socket.sendall(len(data).to_bytes(4, "big") + data)
         except TimeoutError:
             raise
@@ -193,23 +237,27 @@ class WorkerProcess:
     def _receive(self, nonce: str, deadline: float) -> dict[str, Any]:
         size = int.from_bytes(self._read(4, deadline), "big")
         if size > self.limits.max_result_bytes + self.limits.max_print_bytes * 12 + FRAME_OVERHEAD_BYTES:
-            raise WorkerGone("it broke its result channel")
+            raise WorkerGone(broken=True)
         try:
             reply = json.loads(self._read(size, deadline))
         except (ValueError, RecursionError):
-            raise WorkerGone("it broke its result channel") from None
+            raise WorkerGone(broken=True) from None
         if not isinstance(reply, dict) or reply.get("nonce") != nonce:
-            raise WorkerGone("it broke its result channel")
+            raise WorkerGone(broken=True)
         return reply
 
     def _read(self, size: int, deadline: float) -> bytes:
         data = bytearray()
         while len(data) < size:
+            left = deadline - time.monotonic()
             try:
-                self._socket.settimeout(_left(deadline))
+                # At the deadline, one look at what is there: the answer may have come while we were stopped.
+                self._socket.settimeout(max(left, 0.0))
                 part = self._socket.recv(min(size - len(data), 1 << 20))
-            except TimeoutError:
-                raise
+            except (TimeoutError, BlockingIOError):
+                if left <= 0:
+                    raise TimeoutError from None
+                continue
             except OSError:
                 part = b""
             if not part:
@@ -254,9 +302,23 @@ def _json_text(value: object) -> str:
         raise UnsendableArguments(str(error)) from None
 
 
-def _left(deadline: float) -> float:
-    """Seconds until the deadline; a timeout of 0 would make the socket non-blocking."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
+def _facts(reply: Mapping[str, Any]) -> tuple[FunctionFacts, ...]:
+    """What the worker says of its functions: checked, because the module body may have tampered with it."""
+    try:
+        return tuple(
+            FunctionFacts(
+                name=_clean(fact["name"]),
+                parameters=tuple(Parameter(_clean(n), _clean(kind), bool(d)) for n, kind, d in fact["parameters"]),
+                line=int(fact["line"]),
+                own=bool(fact["own"]),
+                doc=_clean(fact["doc"]),
+            )
+            for fact in reply["functions"]
+        )
+    except (KeyError, TypeError, ValueError):
+        raise WorkerGone(broken=True) from None
+
+
+def _clean(text: object) -> str:
+    """Text from a worker as valid Unicode: lone surrogates escaped, so that it can be stored and shown. None is ""."""
+    return "" if text is None else str(text).encode("utf-8", "backslashreplace").decode("utf-8")
