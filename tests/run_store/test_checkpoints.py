@@ -269,6 +269,10 @@ def test_killed_at_any_point_and_resumed_equals_never_killed(tmp_path: Path, poi
     if point.startswith("rewind"):
         assert train(path, "checkpoint:after_rename=2") == -signal.SIGKILL
     assert train(path, f"{point}={count}") == -signal.SIGKILL
+    with Run.open(path) as run:
+        assert [len(run.completions(step=row.step)) for row in run.steps()] == [12] * run.last_step()
+        if point.startswith("rows"):
+            assert run.last_step() == (count if point == "rows:after_commit" else count - 1)
     assert train(path) == 0
     assert_as_if_nothing_had_happened(path)
 
