@@ -25,10 +25,10 @@ test: check
 check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src
+	$(BIN)/mypy src docs/make_reference.py
 
 docs: .venv/.dev
-	$(BIN)/python -m reinforge.reference
+	$(BIN)/python docs/make_reference.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

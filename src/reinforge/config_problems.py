@@ -79,7 +79,7 @@ def explain(
         by_path.setdefault(_written_path(error, values), []).append(error)
     places = {path: number for number, path in enumerate(origins)}
     lines = []
-    for path in sorted(by_path, key=lambda path: places.get(path, -1)):
+    for path in sorted(by_path, key=lambda path: places.get(path, places.get(path[:-1], -1))):
         # A value that may have one of two types breaks a rule of both: the one that looked deeper says more.
         if any(other != path and other[: len(path)] == path for other in by_path):
             continue

@@ -1,0 +1,231 @@
+"""Writes docs/reference/*.md from the code: `make docs`. The house test fails while a page is stale."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from reinforge import errors
+from reinforge.cli.main import cli
+from reinforge.config import GRPOConfig
+from reinforge.config_problems import table_of
+from reinforge.insight.metrics import METRICS
+from reinforge.run_store import checkpoints, database, records, run
+
+FOLDER = Path(__file__).parent / "reference"
+HEAD = "<!-- Written by docs/make_reference.py from the code. Change the code, then run `make docs`. -->\n\n"
+
+
+def config_page() -> str:
+    """Every setting with type, default and meaning, one table for each part of the schema."""
+    intro = (
+        "# Settings\n\n"
+        "A run is described by one YAML or TOML file, or by the same objects in Python. Several files are merged from\n"
+        "left to right, then `-o key=value`. `reinforge train CONFIG --dry-run` prints all settings as they will be\n"
+        "used.\n"
+    )
+    return intro + "".join(_config_tables(GRPOConfig, ""))
+
+
+def _config_tables(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    title = f"`{prefix.rstrip('.')}`" if prefix else "Top level"
+    yield f"\n## {title}\n\n{_plain(inspect.cleandoc(model.__doc__ or ''))}\n\n"
+    yield "| setting | type | default | meaning |\n|---|---|---|---|\n"
+    for name, info in model.model_fields.items():
+        part = table_of(info.annotation)
+        default = _default(info) if part is None or info.default is None else "see below"
+        yield _row(f"`{prefix}{name}`", _type_words(info), default, _plain(info.description or ""))
+    for name, info in model.model_fields.items():
+        part = table_of(info.annotation)
+        if part is not None:
+            yield from _config_tables(part, f"{prefix}{name}.")
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    value = info.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, tuple | bool):
+        return f"`{json.dumps(value)}`"
+    return "unset" if value is None else f"`{value}`"
+
+
+def _plain(text: str) -> str:
+    """Without the requirement numbers, which mean something to us only: (S0-074..077), (K7), K1: ..."""
+    return re.sub(r" \((S\d-[\d.]+|K\d+)\)|\bK\d+: ", "", text)
+
+
+def _type_words(info: FieldInfo) -> str:
+    words = _annotation_words(info.annotation)
+    limits = [
+        f"{sign} {getattr(rule, key):g}" for rule in _rules(info) for key, sign in SIGNS.items() if hasattr(rule, key)
+    ]
+    return f"{words} {', '.join(limits)}".strip()
+
+
+SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+NAMES = {str: "text", int: "whole number", float: "number", bool: "true/false", type(None): "unset"}
+
+
+def _rules(info: FieldInfo) -> list[Any]:
+    """Limits of the value, also where it may be unset."""
+    inner = [arg for arg in typing.get_args(info.annotation) if typing.get_origin(arg) is typing.Annotated]
+    nested = [rule for arg in inner for meta in typing.get_args(arg)[1:] for rule in getattr(meta, "metadata", [meta])]
+    return [*info.metadata, *nested]
+
+
+def _annotation_words(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation in NAMES:
+        return NAMES[annotation]
+    if origin is typing.Annotated:
+        return _annotation_words(arguments[0])
+    if origin is typing.Literal:
+        return " / ".join(f"`{option}`" for option in arguments)
+    if origin in (typing.Union, UnionType):
+        return " or ".join(_annotation_words(option) for option in arguments if option is not type(None))
+    if origin is tuple:
+        return f"list of {_annotation_words(arguments[0])}s"
+    if origin is dict:
+        return f"table of name: {_annotation_words(arguments[1])}"
+    if annotation is Callable or origin is typing.get_origin(Callable[..., Any]):
+        return "Python function"
+    return "table"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def cli_page() -> str:
+    """The help of every command."""
+    parts = ["# Commands\n"]
+    for path, command, context in _commands(cli, click.Context(cli, info_name="reinforge", terminal_width=100)):
+        parts.append(f"\n## `{path}`\n\n```text\n{command.get_help(context)}\n```\n")
+    return "".join(parts)
+
+
+def _commands(command: click.Command, context: click.Context) -> Iterator[tuple[str, click.Command, click.Context]]:
+    yield context.command_path, command, context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None, f"{name} is listed but cannot be loaded"
+            below = click.Context(child, info_name=name, parent=context, terminal_width=100)
+            yield from _commands(child, below)
+
+
+def errors_page() -> str:
+    """Every error class: code, exit code, meaning."""
+    parts = [
+        "# Errors and exit codes\n\n",
+        "An error is printed as `code  message`, with what to do next below it.\n",
+        "Anything that comes with a traceback is a bug.\n\n",
+        "| code | exit code | class | meaning |\n|---|---|---|---|\n",
+    ]
+    for kind in error_classes():
+        exit_code = "130 or 143" if kind is errors.Interrupted else str(kind.exit_code)
+        parts.append(_row(f"`{kind.code}`", exit_code, f"`{kind.__name__}`", _first_paragraph(kind)))
+    codes = (inspect.getdoc(errors) or "").partition("Exit codes:")[2]
+    parts.append("\n## Exit codes\n\n| exit code | meaning |\n|---|---|\n")
+    parts += [_row(*entry.strip().rstrip(".").split(" ", 1)) for entry in _split_codes(codes)]
+    return "".join(parts)
+
+
+def _first_paragraph(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n\n")[0]
+
+
+def _split_codes(text: str) -> list[str]:
+    """`0 done, 1 run failed, 3 data, reward ...` at the commas before a number."""
+    entries: list[str] = []
+    for part in " ".join(text.split()).split(", "):
+        if part[:1].isdigit():
+            entries.append(part)
+        else:
+            entries[-1] += f", {part}"
+    return entries
+
+
+def error_classes(kind: type[errors.ReinforgeError] = errors.ReinforgeError) -> list[type[errors.ReinforgeError]]:
+    return [kind, *(below for child in kind.__subclasses__() for below in error_classes(child))]
+
+
+def metrics_page() -> str:
+    """Every number a step records."""
+    parts = [
+        "# Metrics\n\n",
+        "One value each per step, stored in `run.db` and shown by `reinforge runs show`. `<function>` stands for the\n",
+        "name of a reward function. A value that cannot be computed is left out: no metric is ever NaN or infinite.\n",
+    ]
+    area = ""
+    for name, meaning in METRICS.items():
+        if name.partition("/")[0] != area:
+            area = name.partition("/")[0]
+            parts.append(f"\n## {area}\n\n| metric | meaning |\n|---|---|\n")
+        parts.append(_row(f"`{name}`", meaning))
+    return "".join(parts)
+
+
+def run_directory_page() -> str:
+    """What lies in a run's folder, from the docstrings of the modules that write it."""
+    layout = inspect.getdoc(run) or ""
+    checkpoint_rules = (inspect.getdoc(checkpoints) or "").partition("\n\n")[2]
+    states = record_states()
+    return (
+        "# The run directory\n\n"
+        f"{_with_code_block(layout)}\n\n"
+        f"## How a run stands\n\n{states}\n\n"
+        f"## `checkpoints/`\n\n{checkpoint_rules}\n"
+        f"The last {checkpoints.KEEP_LAST} and the best {checkpoints.KEEP_BEST} by held-out score are kept.\n\n"
+        f"## `run.db`\n\n{(inspect.getdoc(database) or '').partition(chr(10) * 2)[2]}\n\n"
+        f"```sql\n{database.SCHEMA.strip()}\n```\n"
+    )
+
+
+def record_states() -> str:
+    """The status words with their meaning: the docstring below `Status`."""
+    lines = inspect.getsource(records).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("Status = "))
+    text = "\n".join(lines[start + 1 :]).split('"""')[1]
+    return " ".join(text.split())
+
+
+def _with_code_block(text: str) -> str:
+    """Indented lines as a fenced block."""
+    parts = text.split("\n\n")
+    return "\n\n".join(f"```text\n{inspect.cleandoc(part)}\n```" if part.startswith("    ") else part for part in parts)
+
+
+PAGES = {
+    "config.md": config_page,
+    "cli.md": cli_page,
+    "errors.md": errors_page,
+    "metrics.md": metrics_page,
+    "run_directory.md": run_directory_page,
+}
+"""File -> the function that makes its text."""
+
+
+def page_text(make: Callable[[], str]) -> str:
+    return HEAD + make()
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for name, make in PAGES.items():
+        (FOLDER / name).write_text(page_text(make), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""`reinforge grade`: score completions that exist already. No model, no GPU: check a reward function on real rows."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reinforge.cli.text import figure, say, table, visible
+from reinforge.errors import DataError
+
+if TYPE_CHECKING:
+    from reinforge.grading.grader import RewardFunctionGrader
+    from reinforge.types import Grade, Score
+
+NUM_FAULTS = 5
+"""Failed calls that are told in full."""
+
+
+@click.command("grade")
+@click.argument("rewards")
+@click.option("--data", required=True, metavar="PATH", help="Rows with a prompt, a completion and any other columns.")
+@click.option("--prompt-column", default="prompt", show_default=True, help="Column with the prompt.")
+@click.option("--completion-column", default="completion", show_default=True, help="Column with the completion.")
+@click.option("--rows", "num_rows", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to list.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, with every score.")
+@click.pass_context
+def grade_command(
+    context: click.Context,
+    rewards: str,
+    data: str,
+    prompt_column: str,
+    completion_column: str,
+    num_rows: int,
+    as_json: bool,
+) -> None:
+    """Score the completions of a data set with REWARDS.
+
+    REWARDS is rewards.py (every reward function in it), rewards.py:function, or a config file (its functions, with
+    their weights). Neighbouring rows that differ only in their completion are judged together, as one group.
+    Exit code 3 if a function failed on a completion.
+    """
+    grader = _open_grader(rewards)
+    try:
+        rows = _read_rows(data, prompt_column, completion_column)
+        from reinforge.grading.grader import grade_completions
+
+        grades = grade_completions(grader, rows)
+    finally:
+        grader.close()
+    functions = [_summary(name, grades) for name in (function.name for function in grader.functions)]
+    if as_json:
+        click.echo(
+            json.dumps({"functions": functions, "rows": [_json_row(i, grade) for i, grade in enumerate(grades)]})
+        )
+    else:
+        click.echo(_summary_text(functions, grades))
+        click.echo("\n" + _rows_text(rows[:num_rows], grades) if num_rows else "", nl=bool(num_rows))
+    _tell_faults(grades)
+    context.exit(3 if any(function["errors"] for function in functions) else 0)
+
+
+def _open_grader(rewards: str) -> RewardFunctionGrader:
+    from reinforge.grading.grader import RewardFunctionGrader
+    from reinforge.grading.reward_function import load_rewards_file
+
+    if Path(rewards).suffix in (".yaml", ".yml", ".toml"):
+        from reinforge.config_file import load_config
+
+        return RewardFunctionGrader.from_config(load_config([rewards]).reward_fns, Path.cwd())
+    return RewardFunctionGrader(load_rewards_file(rewards, Path.cwd()))
+
+
+def _read_rows(data: str, prompt_column: str, completion_column: str) -> list[dict[str, Any]]:
+    from reinforge.config import DataConfig
+    from reinforge.data.dataset import load_examples
+
+    try:
+        examples = load_examples(DataConfig(path=data, prompt_column=prompt_column), Path.cwd())
+    except DataError as error:
+        raise DataError(error.message, hint=error.hint.replace("data.prompt_column: ", "--prompt-column ")) from None
+    rows = []
+    for example in examples:
+        columns = dict(example.columns)
+        if completion_column not in columns:
+            found = ", ".join(columns) or "none"
+            raise DataError(
+                f'{data} has no column "{completion_column}" (other columns: {found}).',
+                hint="Name the column with the completions: --completion-column NAME.",
+            )
+        rows.append({**columns, "prompt": example.prompt, "completion": columns[completion_column]})
+    return rows
+
+
+def _summary(name: str, grades: Sequence[Grade]) -> dict[str, Any]:
+    scores = [score for grade in grades for score in grade.scores if score.name == name]
+    values = [score.value for score in scores if score.value is not None]
+    return {
+        "name": name,
+        "weight": scores[0].weight,
+        "mean": statistics.fmean(values) if values else None,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "min": min(values, default=None),
+        "max": max(values, default=None),
+        "errors": sum(score.state == "error" for score in scores),
+        "masked": sum(score.state == "masked" for score in scores),
+        "not_applicable": sum(score.state == "ok" and score.value is None for score in scores),
+        "ms": 1000 * statistics.fmean(score.latency_s for score in scores),
+    }
+
+
+def _summary_text(functions: Sequence[Mapping[str, Any]], grades: Sequence[Grade]) -> str:
+    header = ["function", "weight", "mean", "std", "min", "max", "errors", "masked", "not applicable", "ms a call"]
+    rows = [
+        [
+            function["name"],
+            f"{function['weight']:g}",
+            *(figure(function[key]) for key in ("mean", "std", "min", "max")),
+            *(str(function[key]) for key in ("errors", "masked", "not_applicable")),
+            f"{function['ms']:.1f}",
+        ]
+        for function in functions
+    ]
+    rewards = [grade.reward for grade in grades if grade.reward is not None]
+    mean = figure(statistics.fmean(rewards) if rewards else None)
+    return f"{table(header, rows)}\n\n{len(grades)} completions, mean reward {mean}"
+
+
+def _rows_text(rows: Sequence[Mapping[str, Any]], grades: Sequence[Grade]) -> str:
+    names = [score.name for score in grades[0].scores]
+    lines = [
+        [str(i + 1), figure(grade.reward), *map(_score_text, grade.scores), _shortened(row["completion"])]
+        for i, (row, grade) in enumerate(zip(rows, grades, strict=False))
+    ]
+    return table(["row", "reward", *names, "completion"], lines)
+
+
+def _score_text(score: Score) -> str:
+    return figure(score.value) if score.state == "ok" else score.state
+
+
+def _shortened(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _json_row(index: int, grade: Grade) -> dict[str, Any]:
+    return {"row": index + 1, "reward": grade.reward, "scores": [asdict(score) for score in grade.scores]}
+
+
+def _tell_faults(grades: Sequence[Grade]) -> None:
+    """The first failed calls, with what the function printed."""
+    faults = [(i, score) for i, grade in enumerate(grades) for score in grade.scores if score.state != "ok"]
+    for i, score in faults[:NUM_FAULTS]:
+        say(f"row {i + 1}: {visible(score.name)} {score.state} ({score.kind}): {visible(score.message)}")
+        if score.prints:
+            say("  it printed: " + visible(score.prints.strip()).replace("\n", "\n  "))
+    if len(faults) > NUM_FAULTS:
+        say(f"... and {len(faults) - NUM_FAULTS} more failed calls; --json lists all.")

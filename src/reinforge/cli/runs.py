@@ -1,0 +1,237 @@
+"""`reinforge runs` and `reinforge verify`: what runs there are, what happened in one, going on, checking."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reinforge.cli.text import duration, figure, table, visible
+from reinforge.errors import UsageError
+
+if TYPE_CHECKING:
+    from reinforge.run_store import Run
+
+runs_dir_option = click.option(
+    "--runs-dir", type=click.Path(path_type=Path), default="runs", show_default=True, help="Where runs live."
+)
+
+
+@click.group("runs")
+def runs_command() -> None:
+    """List runs, show what happened in one, go on with one."""
+
+
+@runs_command.command("list")
+@runs_dir_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON array on stdout.")
+def list_command(runs_dir: Path, as_json: bool) -> None:
+    """All runs of a folder, the newest first."""
+    from reinforge.run_store import Run, list_runs
+
+    summaries = []
+    for path in list_runs(runs_dir):
+        with Run.open(path) as run:
+            summaries.append(run.summary())
+    if as_json:
+        click.echo(json.dumps(summaries))
+    elif summaries:
+        header = ["name", "status", "step", "reward", "held-out", "time", "started"]
+        click.echo(table(header, [_list_row(summary) for summary in summaries]))
+    else:
+        click.echo(f"No runs in {runs_dir}/. Begin one with reinforge train or reinforge demo.", err=True)
+
+
+def _list_row(summary: dict[str, Any]) -> list[str]:
+    before, after = summary["heldout_before"], summary["heldout_after"]
+    return [
+        summary["name"],
+        summary["status"],
+        f"{summary['step']}/{summary['steps']}",
+        figure(summary["reward_mean"]),
+        figure(before) if after is None else f"{figure(before)} -> {figure(after)}",
+        duration(summary["duration_s"]),
+        summary["started"].replace("T", " ").removesuffix("+00:00"),
+    ]
+
+
+@runs_command.command("show")
+@click.argument("run", required=False)
+@runs_dir_option
+@click.option("--steps", "num_steps", type=click.IntRange(min=0), default=10, show_default=True, help="Latest steps.")
+@click.option(
+    "--completions", "num_completions", type=click.IntRange(min=0), default=0, help="Completions of the last step."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def show_command(run: str | None, runs_dir: Path, num_steps: int, num_completions: int, as_json: bool) -> None:
+    """What happened in RUN (a name or a folder); the newest if none is named."""
+    from reinforge.run_store import Run
+
+    with Run.open(find_run(run, runs_dir)) as opened:
+        if as_json:
+            click.echo(json.dumps(_story(opened, num_steps, num_completions)))
+        else:
+            click.echo(_story_text(opened, num_steps, num_completions))
+
+
+@runs_command.command("resume")
+@click.argument("run")
+@runs_dir_option
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one a step, the last one the run.")
+def resume_command(run: str, runs_dir: Path, as_json: bool) -> None:
+    """Go on with RUN (a name or a folder) from its newest checkpoint.
+
+    The result is bitwise the same as if the run had never been interrupted.
+    """
+    from reinforge import api
+    from reinforge.cli.live import open_display
+    from reinforge.cli.train import tell_run
+    from reinforge.run_store import Run
+
+    path = find_run(run, runs_dir)
+    with Run.open(path) as stored:
+        num_steps = int(stored.config()["train_steps"])
+    display = open_display(num_steps, as_json=as_json)
+    try:
+        api.resume(path, display)
+    finally:
+        display.close()
+    tell_run(path, as_json)
+
+
+def find_run(name: str | None, runs_dir: Path) -> Path:
+    """The folder of a run: given as such, or by the run's name; without a name the newest."""
+    from reinforge.run_store import list_runs
+
+    if name is not None:
+        for path in (Path(name), runs_dir / name):
+            if (path / "run.json").is_file():
+                return path
+    known = list_runs(runs_dir)
+    if name is None:
+        if not known:
+            raise UsageError(f"There are no runs in {runs_dir}/.", hint="Begin one: reinforge train or reinforge demo.")
+        return known[0]
+    names = [path.name for path in known]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names[:5]) or 'none'}."
+    raise UsageError(f"There is no run {name} here or in {runs_dir}/.", hint=hint)
+
+
+def _story(run: Run, num_steps: int, num_completions: int) -> dict[str, Any]:
+    last = run.last_step()
+    steps = run.steps(first=max(1, last - num_steps + 1)) if num_steps else []
+    return {
+        **run.summary(),
+        "config": run.config(),
+        "evaluations": run.evaluations(),
+        "functions": [asdict(row) for row in run.functions()],
+        "latest_steps": [{"step": row.step, "metrics": row.metrics} for row in steps],
+        "completions": _completions(run, num_completions),
+        "events": [asdict(row) for row in run.events()],
+    }
+
+
+def _completions(run: Run, limit: int) -> list[dict[str, Any]]:
+    rows = run.completions(step=run.last_step(), limit=limit) if limit else []
+    scores = run.scores(row.id for row in rows)
+    prompts = run.prompts([row.example for row in rows])
+    return [
+        {**asdict(row), "prompt": prompts[row.example].text, "scores": [asdict(score) for score in scores[row.id]]}
+        for row in rows
+    ]
+
+
+def _story_text(run: Run, num_steps: int, num_completions: int) -> str:
+    story = _story(run, num_steps, num_completions)
+    parts = [_head(story), _evaluations_text(story["evaluations"]), _functions_text(story["functions"])]
+    parts += [_steps_text(story["latest_steps"]), *map(_completion_text, story["completions"])]
+    parts.append("\n".join(f"{row['level']:8}step {row['step']}  {visible(row['message'])}" for row in story["events"]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _head(story: dict[str, Any]) -> str:
+    reason = f" ({visible(story['reason'])})" if story["reason"] else ""
+    first = f"{story['name']}  {story['status']}{reason}  step {story['step']}/{story['steps']}  "
+    first += f"{duration(story['duration_s'])} trained"
+    go_on = "" if story["status"] in ("succeeded", "running") else f"\ngo on: reinforge runs resume {story['path']}"
+    return f"{first}\nmodel {story['config']['base_model']}  folder {story['path']}{go_on}"
+
+
+def _evaluations_text(evaluations: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for evaluation in evaluations:
+        low, high = evaluation.get("ci95") or (None, None)
+        interval = "-" if low is None else f"{low:.3f} .. {high:.3f}"
+        names = ("pass_at_1", "greedy_pass_at_1", "reward_mean", "truncated_share")
+        figures = [figure(evaluation.get(name)) for name in names]
+        rows.append([str(evaluation.get("step", "-")), figures[0], interval, *figures[1:]])
+    header = ["held-out at step", "pass@1", "95 % interval", "greedy", "reward", "cut off"]
+    return table(header, rows) if rows else ""
+
+
+def _functions_text(functions: Sequence[dict[str, Any]]) -> str:
+    counts = ("num_ok", "num_error", "num_masked", "num_inapplicable")
+    rows = [
+        [
+            row["version"],
+            f"{row['weight']:g}",
+            figure(row["mean"]),
+            *(str(row[name]) for name in counts),
+            f"{1000 * row['latency_mean_s']:.1f}",
+            f"{row['first_step']}-{row['last_step']}",
+        ]
+        for row in functions
+    ]
+    header = ["reward function", "weight", "mean", "ok", "errors", "masked", "not applicable", "ms", "steps"]
+    return table(header, rows) if rows else ""
+
+
+def _steps_text(steps: Sequence[dict[str, Any]]) -> str:
+    from reinforge.cli.live import Columns
+
+    lines = [Columns.values(row["metrics"]) for row in steps]
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    rows = [
+        [str(row["step"]), *(line.get(name, "-") for name in names)] for row, line in zip(steps, lines, strict=True)
+    ]
+    return table(["step", *names], rows) if rows else ""
+
+
+def _completion_text(row: dict[str, Any]) -> str:
+    scores = ", ".join(f"{score['name']} {figure(score['value'], '.3g')}" for score in row["scores"])
+    title = (
+        f"-- example {row['example']}, completion {row['generation']}: reward {figure(row['reward'], '.3g')} ({scores})"
+    )
+    return f"{visible(title)}\n{visible(row['prompt'])} ▸ {visible(row['text'])}"
+
+
+@click.command("verify")
+@click.argument("step", metavar="RUN@STEP")
+@runs_dir_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.pass_context
+def verify_command(context: click.Context, step: str, runs_dir: Path, as_json: bool) -> None:
+    """Compute one step of a run again from its stored state and compare every bit.
+
+    Works in a copy; the run stays as it is. Exit code 1 if anything differs.
+    """
+    from reinforge.verification import verify
+
+    name, at, number = step.rpartition("@")
+    if not at or not number.isdecimal():
+        raise UsageError(f"{step} names no step of a run.", hint="Write RUN@STEP, for instance my-run@20.")
+    found = verify(find_run(name, runs_dir), int(number))
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "equal": found.equal}))
+    else:
+        rows = [[what, found.stored[what], found.again[what]] for what in found.stored]
+        click.echo(table(["hash of", "stored", "again"], rows))
+        verdict = "equal" if found.equal else "DIFFERENT"
+        click.echo(f"step {found.step}, computed again from the checkpoint at step {found.from_step}: {verdict}")
+    context.exit(0 if found.equal else 1)

@@ -1,0 +1,81 @@
+"""Text for terminals. What models and reward functions write is not trusted: it must not move the cursor, hide lines or
+pose as our own words."""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import IO
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode categories that act or hide instead of showing: control, text direction, half characters, line breaks."""
+_JOINERS = "\u200c\u200d"  # inside many scripts' words and emoji
+
+
+def visible(text: str, *, one_line: bool = False) -> str:
+    r"""The text with every control character written out; newlines and tabs stay unless it must be one line.
+
+    >>> visible("a\x1b[31mb\r\u202e\n"), visible("a\nb", one_line=True)
+    ('a\\x1b[31mb\\r\\u202e\n', 'a\\nb')
+    """
+    kept = "" if one_line else "\n\t"
+    return "".join(char if char in kept or _shows(char) else ascii(char)[1:-1] for char in text)
+
+
+def _shows(char: str) -> bool:
+    return char in _JOINERS or unicodedata.category(char) not in _HIDDEN
+
+
+def is_rich_terminal(stream: IO[str]) -> bool:
+    """Whether colours and moving tables are welcome there: a terminal, and nobody said NO_COLOR, CI or TERM=dumb."""
+    environ = os.environ
+    plain = environ.get("NO_COLOR") or environ.get("CI") or environ.get("TERM", "") == "dumb"
+    return stream.isatty() and not plain
+
+
+def say(text: str) -> None:
+    """A line for people: stderr, because stdout is for data."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns side by side, texts to the left and figures to the right; strangers' text made harmless.
+
+    >>> print(table(["name", "mean"], [["right", "0.5"], ["a", "-1.25"]]))
+    name    mean
+    right    0.5
+    a      -1.25
+    """
+    lines = [list(header), *([visible(cell, one_line=True) for cell in row] for row in rows)]
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [any(map(_is_figure, column[1:])) and all(map(_is_figure, column[1:])) for column in columns]
+    padded = (
+        [
+            cell.rjust(width) if flush else cell.ljust(width)
+            for cell, width, flush in zip(line, widths, right, strict=True)
+        ]
+        for line in lines
+    )
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def _is_figure(text: str) -> bool:
+    return text == "-" or text[:1].isdigit() or (text[:1] == "-" and text[1:2].isdigit())
+
+
+def figure(value: float | None, form: str = ".3f") -> str:
+    """A number, or `-` where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(59.6), duration(3700)
+    ('1:00', '1:01:40')
+    """
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"

@@ -1,0 +1,81 @@
+"""`reinforge grade` on real files, with real worker processes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reinforge.cli.main import run as reinforge
+
+REWARDS = """
+def right(prompt, completion, example):
+    return float(completion == example["answer"])
+
+def flaky(prompt, completion, example):
+    if "7" in completion:
+        print("about to fail\\x1b[2J")
+        raise KeyError("seven")
+    return len(completion) / 10
+"""
+ROWS = [
+    {"prompt": "2+2", "completion": "4", "answer": 4},
+    {"prompt": "2+2", "completion": "5", "answer": 4},
+    {"prompt": "3+4", "completion": "7", "answer": 7},
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_function_of_a_file_and_what_failed(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert reinforge(["grade", "rewards.py", "--data", "rows.jsonl"]) == 3
+    out, err = capsys.readouterr()
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[1][:9] == ["right", "1", "0.667", "0.577", "0.000", "1.000", "0", "0", "0"]
+    assert lines[2][:9] == ["flaky", "1", "0.100", "0.000", "0.100", "0.100", "1", "0", "0"]
+    assert lines[4] == ["3", "completions,", "mean", "reward", "0.733"]
+    assert lines[-1] == ["3", "1.000", "1.000", "error", "7"]
+    assert err.startswith("row 3: flaky error (raised): KeyError: 'seven'")
+    assert "  it printed: about to fail\\x1b[2J" in err
+
+
+def test_json_has_every_score_and_nothing_else_is_on_stdout(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert reinforge(["grade", "rewards.py:right", "--data", "rows.jsonl", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [function["name"] for function in result["functions"]] == ["right"]
+    assert [row["reward"] for row in result["rows"]] == [1.0, 0.0, 1.0]
+
+
+def test_a_config_file_gives_functions_and_weights(folder: Path, capsys: pytest.CaptureFixture[str]):
+    text = "base_model: unused\nreward_fns: {functions: {is_right: rewards.py:right}, weights: {is_right: 0.5}}"
+    (folder / "train.yaml").write_text(text)
+    assert reinforge(["grade", "train.yaml", "--data", "rows.jsonl", "--rows", "0"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[1].split()[:3] == ["is_right", "0.5", "0.667"]
+    assert out.splitlines()[-1] == "3 completions, mean reward 0.333"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt-column", "question"], 'has no "question" (found: prompt, completion, answer)'),
+        (["--completion-column", "text"], 'rows.jsonl has no column "text" (other columns: completion, answer).'),
+        (["--prompt-column", "answer"], "A prompt is a text or a list of chat messages."),
+    ],
+)
+def test_rows_that_do_not_fit(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
+    assert reinforge(["grade", "rewards.py", "--data", "rows.jsonl", *arguments]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+
+
+def test_the_hint_names_the_option_of_this_command(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "rows.jsonl").write_text('{"question": "2+2", "completion": "4"}')
+    assert reinforge(["grade", "rewards.py", "--data", "rows.jsonl"]) == 3
+    assert capsys.readouterr().err.splitlines()[-1].strip() == "Set --prompt-column question."
