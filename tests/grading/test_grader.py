@@ -80,6 +80,7 @@ def test_weights_order_and_names(make_grader):
     assert [(s.name, s.version, s.weight) for s in grade.scores] == [("slow", "slow_v1", 0.1), ("fast", "fast_v1", 2.0)]
     assert grade.reward == pytest.approx(1.1)
     assert grade.scores[0].latency_s >= 0.1
+    assert grades(grader, Example(0, "Hi")) == ()
 
 
 def test_given_completions_are_graded_by_group(make_grader):
@@ -90,6 +91,11 @@ def test_given_completions_are_graded_by_group(make_grader):
     assert [grade.reward for grade in grade_completions(grader, rows)] == [2.0, 2.0, 11.0]
     with pytest.raises(DataError, match=r'row 2 has no "completion" \(found: prompt\)'):
         grade_completions(grader, [rows[0], {"prompt": "b"}])
+    with pytest.raises(DataError, match='row 1: "completion" is a NoneType, it must be text'):
+        grade_completions(grader, [{"prompt": "b", "completion": None}])
+    with pytest.raises(DataError, match='row 1: "prompt" is a int, it must be text or chat messages'):
+        grade_completions(grader, [{"prompt": 3, "completion": "x"}])
+    assert grade_completions(grader, []) == []
 
 
 def test_a_hang_costs_one_completion(make_grader):

@@ -78,6 +78,11 @@ def test_what_is_said_when_a_file_does_not_load(tmp_path, source, reference, sai
         load(tmp_path, source, reference)
 
 
+def test_objects_that_resist_inspection_are_passed_over(tmp_path):
+    source = "from unittest.mock import Mock\nclient = Mock()\ndef f(prompt, completion, example): return 1"
+    assert load(tmp_path, source).dialect == "predibase"
+
+
 def test_encodings_and_main_guard(tmp_path):
     source = '\ufeffdef f(prompt, completion, example): return "ü"\nif __name__ == "__main__": raise SystemExit\n'
     assert "ü" in load(tmp_path, source).source

@@ -192,7 +192,7 @@ def test_forged_frames_are_no_results(make_worker, target):
         import json, os
         def forge():
             for nonce in ["", None, "0" * 16]:
-                reply = json.dumps({{"nonce": nonce, "index": 0, "value": 999.0}}).encode()
+                reply = json.dumps({{"nonce": nonce, "index": 0, "value": 999.0, "latency_s": 0.1}}).encode()
                 for descriptor in {target}:
                     try: os.write(descriptor, len(reply).to_bytes(4, "big") + reply)
                     except OSError: pass

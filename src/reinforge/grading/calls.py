@@ -36,6 +36,8 @@ def score_case(
     function: RewardFunction, case: Case, worker: Worker, runtime: RewardFunctionsRuntimeConfig
 ) -> list[Score]:
     """One score per completion, in order. Never raises for what the function does."""
+    if not case.texts:
+        return []
     try:
         if function.dialect == "trl":
             return _score_batched(function, case, worker, runtime.timeout_s)

@@ -103,7 +103,8 @@ class RewardFunctionGrader:
 
 def grade_completions(grader: RewardFunctionGrader, rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
     """Grade completions that exist already. Rows have `prompt`, `completion` and any columns; neighbours with the
-    same prompt and columns are judged together, as the group they came from."""
+    same prompt and columns are judged together, as the group they came from. No chat template is at hand here: a
+    Predibase-form function sees chat messages as the text of a Python list."""
     pending: list[Future[tuple[Grade, ...]]] = []
     start = 0
     while start < len(rows):
@@ -126,7 +127,10 @@ def _example_of(row: Mapping[str, Any], index: int) -> Example:
             raise DataError(f'row {index + 1} has no "{column}" (found: {found}).', hint="Rename the column.")
     if not isinstance(row["completion"], str):
         raise DataError(f'row {index + 1}: "completion" is a {type(row["completion"]).__name__}, it must be text.')
-    prompt = row["prompt"] if isinstance(row["prompt"], str) else tuple(row["prompt"])
+    prompt = row["prompt"]
+    if not isinstance(prompt, (str, list, tuple)):
+        raise DataError(f'row {index + 1}: "prompt" is a {type(prompt).__name__}, it must be text or chat messages.')
+    prompt = prompt if isinstance(prompt, str) else tuple(prompt)
     return Example(index, prompt, {key: row[key] for key in row if key not in ("prompt", "completion")})
 
 

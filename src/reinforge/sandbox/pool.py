@@ -30,6 +30,9 @@ from reinforge.sandbox.process import (
 RECYCLE_KINDS = {"out_of_memory"}
 """Results after which the process is replaced although it answered."""
 
+MAX_DEADLINE_S = 1e6
+"""Timers of the operating system take no more."""
+
 
 class Worker:
     """One source, one warm process, replaced whenever a call ends badly (implements roles.Sandbox).
@@ -76,7 +79,7 @@ class Worker:
         when there is none, SourceFault when the source loads no more, UnsendableArguments when they have no JSON form.
         """
         with self._use:
-            return self._call_each(function, shared, each, deadline_s)
+            return self._call_each(function, shared, each, min(deadline_s, MAX_DEADLINE_S))
 
     def _call_each(
         self, function: str, shared: Mapping[str, object], each: Sequence[Mapping[str, object]], deadline_s: float

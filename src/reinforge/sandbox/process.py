@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -102,34 +103,29 @@ class WorkerProcess:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        folder = tempfile.mkdtemp(prefix="reinforge-worker-")
         try:
-            self._start(folder)
+            with contextlib.ExitStack() as undo:
+                folder = self._start(undo)
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
             raise WorkerUnavailable(f"a worker process could not be started: {error}") from error
         self.kill = weakref.finalize(self, _kill, self._process, self._socket, self._output, folder)
         self.functions: tuple[FunctionFacts, ...] = ()
         """What `load` found."""
 
-    def _start(self, folder: str) -> None:
+    def _start(self, undo: contextlib.ExitStack) -> str:
+        """Start the process; its folder. `undo` closes and removes what was made if that fails half-way."""
+        folder = tempfile.mkdtemp(prefix="reinforge-worker-")
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
         output = os.path.join(folder, ".output")
         self._output = os.open(output, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        undo.callback(os.close, self._output)
         os.unlink(output)  # reachable through descriptors 1 and 2 only
         self._socket, theirs = socket.socketpair()
-        try:
+        undo.callback(self._socket.close)
+        with theirs:
+            limits = json.dumps(asdict(self.limits))
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-s",
-                    "-P",
-                    "-B",
-                    "-X",
-                    "utf8",
-                    str(RUNNER),
-                    str(theirs.fileno()),
-                    json.dumps(asdict(self.limits)),
-                ],
+                [sys.executable, "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(theirs.fileno()), limits],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
@@ -138,12 +134,8 @@ class WorkerProcess:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        except OSError:
-            self._socket.close()
-            os.close(self._output)
-            raise
-        finally:
-            theirs.close()
+        undo.pop_all()
+        return folder
 
     def load(self, source: str, file_name: str) -> None:
         """Run the module body in the process. Raises SourceFault when it fails."""
