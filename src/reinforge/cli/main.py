@@ -16,6 +16,9 @@ from reinforge.errors import ReinforgeError, SetupError, UsageError
 
 COMMANDS = {
     "train": ("train", "Train an adapter as a config file says."),
+    "demo": ("train", "Watch a tiny model learn to keep searching, on this machine's CPU."),
+    "eval": ("evaluate", "Score a model, an adapter or a run on held-out prompts."),
+    "chat": ("chat", "Talk to a model, an adapter or a run; answers go to stdout."),
     "grade": ("grade", "Score the completions of a data set with REWARDS."),
     "runs": ("runs", "List runs, show what happened in one, go on with one."),
     "verify": ("runs", "Compute one step of a run again from its stored state and compare every bit."),

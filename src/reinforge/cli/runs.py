@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reinforge.cli.options import find_run, runs_dir_option
 from reinforge.cli.text import duration, figure, table, visible
 from reinforge.errors import UsageError
 
 if TYPE_CHECKING:
     from reinforge.run_store import Run
-
-runs_dir_option = click.option(
-    "--runs-dir", type=click.Path(path_type=Path), default="runs", show_default=True, help="Where runs live."
-)
 
 
 @click.group("runs")
@@ -102,25 +98,6 @@ def resume_command(run: str, runs_dir: Path, as_json: bool) -> None:
     finally:
         display.close()
     tell_run(path, as_json)
-
-
-def find_run(name: str | None, runs_dir: Path) -> Path:
-    """The folder of a run: given as such, or by the run's name; without a name the newest."""
-    from reinforge.run_store import list_runs
-
-    if name is not None:
-        for path in (Path(name), runs_dir / name):
-            if (path / "run.json").is_file():
-                return path
-    known = list_runs(runs_dir)
-    if name is None:
-        if not known:
-            raise UsageError(f"There are no runs in {runs_dir}/.", hint="Begin one: reinforge train or reinforge demo.")
-        return known[0]
-    names = [path.name for path in known]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names[:5]) or 'none'}."
-    raise UsageError(f"There is no run {name} here or in {runs_dir}/.", hint=hint)
 
 
 def _story(run: Run, num_steps: int, num_completions: int) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""`reinforge eval` and `reinforge chat` on a model, an adapter, a run and a checkpoint."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from reinforge.cli.main import run as reinforge
+
+
+def evaluation_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, float]:
+    assert reinforge(["eval", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def figures(evaluation: dict[str, float]) -> tuple[float, ...]:
+    return tuple(evaluation[name] for name in ("pass_at_1", "reward_mean", "num_prompts", "num_samples"))
+
+
+def test_eval_of_a_run_repeats_the_runs_own_evaluations(trained: Path, capsys: pytest.CaptureFixture[str]):
+    runs = trained / "runs"
+    assert reinforge(["runs", "show", "first", "--runs-dir", str(runs), "--json"]) == 0
+    (_, after) = json.loads(capsys.readouterr().out)["evaluations"]
+    by_name = evaluation_of(capsys, "first", "--runs-dir", str(runs))
+    at_step = evaluation_of(capsys, f"{runs / 'first'}@3")
+    config = ("--config", str(trained / "train.yaml"))
+    of_adapter = evaluation_of(capsys, str(runs / "first" / "adapter"), *config)
+    assert figures(by_name) == figures(at_step) == figures(of_adapter) == figures(after)
+
+
+def test_eval_of_a_model_needs_a_config(trained: Path, tiny_qwen2: Path, capsys: pytest.CaptureFixture[str]):
+    assert reinforge(["eval", str(tiny_qwen2)]) == 2
+    assert "Add --config CONFIG." in capsys.readouterr().err
+    config = ("--config", str(trained / "train.yaml"))
+    of_model = evaluation_of(capsys, str(tiny_qwen2), *config, "-o", "eval.samples_per_prompt=1")
+    assert of_model["num_samples"] == 2
+
+
+def test_eval_takes_data_from_here_and_prints_a_table(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "other.jsonl").write_text('{"prompt": "a", "number": 1}\n{"prompt": "b", "number": 2}\n' * 2)
+    monkeypatch.chdir(tmp_path)
+    assert reinforge(["eval", "first", "--runs-dir", str(trained / "runs"), "--data", "other.jsonl"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "4 prompts, 8 completions"
+    assert [line.split("  ")[0] for line in lines[1:4]] == ["pass@1, sampled", "pass@1, greedy", "reward"]
+
+
+def test_overrides_without_a_config_are_refused(trained: Path, capsys: pytest.CaptureFixture[str]):
+    assert reinforge(["eval", "first", "--runs-dir", str(trained / "runs"), "-o", "seed=1"]) == 2
+    assert "Add --config CONFIG." in capsys.readouterr().err
+
+
+def chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, *arguments: str) -> str:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    assert reinforge(["chat", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_chat_answers_and_remembers(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    subject = (str(trained / "runs" / "first"), "--max-tokens", "6", "--temperature", "0")
+    alone = chat(monkeypatch, capsys, "hello\n", *subject)
+    assert alone
+    assert chat(monkeypatch, capsys, "hello\n\n/new\nhello\n", *subject) == alone * 2
+    assert chat(monkeypatch, capsys, "hello\nhello\n", *subject) != alone * 2
+    assert chat(monkeypatch, capsys, "hello\n", *subject, "--system", "Be brief.") != alone
+
+
+def test_chat_draws_by_its_seed(tiny_qwen2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    first, again, other = (
+        chat(monkeypatch, capsys, "hello\n", str(tiny_qwen2), "--max-tokens", "6", "--seed", seed)
+        for seed in ("1", "1", "2")
+    )
+    assert first == again != other
+
+
+def test_a_long_chat_forgets_its_beginning_and_a_long_message_is_refused(
+    tiny_qwen2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The window is 512 tokens, one per byte: messages of 150 fit three times, not four."""
+    arguments = (str(tiny_qwen2), "--max-tokens", "4", "--temperature", "0")
+    message = "x" * 150 + "\n"
+    out = chat(monkeypatch, capsys, message * 6, *arguments)
+    assert out
+    monkeypatch.setattr("sys.stdin", io.StringIO("x" * 600 + "\n"))
+    assert reinforge(["chat", *arguments]) == 2
+    assert "Shorten it, or lower --max-tokens." in capsys.readouterr().err
+    assert reinforge(["chat", str(tiny_qwen2), "--max-tokens", "512"]) == 2
