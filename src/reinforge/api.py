@@ -13,13 +13,13 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from reinforge.errors import CheckpointError, UsageError
+from reinforge.errors import CheckpointError, ReinforgeError, UsageError
 
 if TYPE_CHECKING:
     from reinforge.cluster.local import LocalRun
@@ -160,7 +160,8 @@ def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState |
     except (Interrupted, StoppedByGuard):
         raise
     except BaseException as fault:
-        run.finish("failed", f"{type(fault).__name__}: {fault}")
+        with suppress(ReinforgeError):  # a full disk, say: the fault itself is what people must see
+            run.finish("failed", f"{type(fault).__name__}: {fault}")
         raise
 
 

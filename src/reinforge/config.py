@@ -204,7 +204,7 @@ class GRPOConfig(_Part):
     """Gradients are scaled down to this total norm."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the base model. auto: bfloat16 where the device computes in it, else float32 (S2-034); adapters are float32."""
+    """Of the base model. auto: bfloat16 where the device computes in it, else float32 (S2-034). Adapters: float32."""
     device: str = "auto"
     """cpu, cuda, cuda:1 or mps. auto: a GPU if there is one."""
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -232,6 +232,10 @@ class GRPOConfig(_Part):
         upper = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
         if self.delta is not None and self.loss_type != "cispo" and self.delta <= upper:
             raise ValueError(f"delta = {self.delta} never acts: it must exceed 1 + epsilon_high = {upper:g}")
+        if self.loss_type == "cispo" and self.epsilon_high is not None and self.epsilon_high <= 1:
+            raise ValueError(
+                f"epsilon_high = {self.epsilon_high}: for cispo it caps the ratio itself, so it must exceed 1"
+            )
         limit = self.sampling_params.max_tokens
         if self.overlong and limit and self.overlong.buffer_tokens >= limit:
             raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from reinforge.api import SilentWatcher, rebuild, restore
 from reinforge.errors import UsageError
+from reinforge.run_store import Run, list_checkpoints
 
 if TYPE_CHECKING:
     from reinforge.loop import Watcher
-    from reinforge.run_store import Run
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,6 @@ class Verification:
 def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> Verification:
     """Re-execute one step of a run from its stored state, in a copy, and compare every bit."""
     from reinforge import loop
-    from reinforge.run_store import Run, list_checkpoints
 
     watcher, path = watcher or SilentWatcher(), Path(run_path)
     with Run.open(path) as run:
@@ -68,11 +66,8 @@ def _copy_of_run(path: Path, target: Path, checkpoints: Sequence[Path]) -> Path:
     (target / "checkpoints").mkdir()
     for checkpoint in checkpoints:
         shutil.copytree(checkpoint, target / "checkpoints" / checkpoint.name)
-    source = sqlite3.connect(f"file:{path / 'run.db'}?mode=ro", uri=True)
-    with sqlite3.connect(target / "run.db") as copy:
-        source.backup(copy)
-    source.close()
-    copy.close()
+    with Run.open(path) as run:
+        run.copy_rows(target / "run.db")
     return target
 
 

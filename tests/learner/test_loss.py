@@ -120,7 +120,7 @@ def test_first_update_has_ratio_one_and_the_policy_gradient(loss_type, sequence_
     # GSPO's ratio gives each token 1/L of the sum of the weights of its row, which is the same when they are equal.
     assert torch.allclose(leaf.grad, -(per_row * advantages).unsqueeze(1) * mask, rtol=1e-6, atol=1e-8)
     assert sums.ratio_max.item() == 1.0
-    assert sums.metrics(chosen, size_of(lengths))["policy/clip_share"] == 0.0
+    assert sums.metrics(chosen, size_of(lengths))["policy/clip_region_share"] == 0.0
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
@@ -177,9 +177,9 @@ def test_clipping_cuts_the_gradient_only_on_the_pessimistic_side():
     alive = torch.tensor([[0.5, 1.0, 0.0], [0.0, -1.0, -1.5], [0.0, -1.0, 0.0]])
     assert torch.allclose(leaf.grad, -alive / 9)
     figures = sums.metrics(chosen, StepSize(3, 9))
-    assert figures["policy/clip_high"] == pytest.approx(1 / 9)
-    assert figures["policy/clip_low"] == pytest.approx(2 / 9)
-    assert figures["policy/clip_share"] == pytest.approx(3 / 9)
+    assert figures["policy/clip_high_share"] == pytest.approx(1 / 9)
+    assert figures["policy/clip_low_share"] == pytest.approx(2 / 9)
+    assert figures["policy/clip_region_share"] == pytest.approx(3 / 9)
     assert figures["policy/ratio_max"] == pytest.approx(3.0)
 
 
@@ -191,7 +191,7 @@ def test_cispo_caps_the_weight_but_keeps_every_gradient():
     loss, sums = policy_loss(leaf, torch.zeros(1, 3), torch.tensor([2.0]), mask, chosen, StepSize(1, 3))
     loss.backward()
     assert torch.allclose(leaf.grad, -2.0 * torch.tensor([[0.5, 1.0, 5.0]]) / 3)
-    assert sums.metrics(chosen, StepSize(1, 3))["policy/clip_high"] == pytest.approx(1 / 3)
+    assert sums.metrics(chosen, StepSize(1, 3))["policy/clip_high_share"] == pytest.approx(1 / 3)
 
 
 def test_kl_is_zero_at_the_reference_and_is_reported_per_token():

@@ -168,11 +168,11 @@ def test_loss_and_gradients_equal_trl(case, ask, plain_model, old_and_now):
     if case.beta > 0:
         assert figures["policy/kl"] == pytest.approx(verdict.metrics["kl"], rel=1e-4)
     if case.loss_type == "cispo":
-        assert figures["policy/clip_share"] == pytest.approx(verdict.metrics["cispo_clip_ratio"], abs=1e-6)
+        assert figures["policy/clip_region_share"] == pytest.approx(verdict.metrics["cispo_clip_ratio"], abs=1e-6)
     else:
-        assert figures["policy/clip_low"] == pytest.approx(verdict.metrics["clip_ratio/low_mean"], abs=1e-6)
-        assert figures["policy/clip_high"] == pytest.approx(verdict.metrics["clip_ratio/high_mean"], abs=1e-6)
-        assert figures["policy/clip_share"] == pytest.approx(verdict.metrics["clip_ratio/region_mean"], abs=1e-6)
+        assert figures["policy/clip_low_share"] == pytest.approx(verdict.metrics["clip_ratio/low_mean"], abs=1e-6)
+        assert figures["policy/clip_high_share"] == pytest.approx(verdict.metrics["clip_ratio/high_mean"], abs=1e-6)
+        assert figures["policy/clip_region_share"] == pytest.approx(verdict.metrics["clip_ratio/region_mean"], abs=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

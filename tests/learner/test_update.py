@@ -6,6 +6,7 @@ from builders import gradients, make_batch, make_learner, make_policy, relative_
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reinforge.insight.metrics import is_registered
 from reinforge.learner import logprob
 from reinforge.policy import attention
 from reinforge.policy.model import Policy
@@ -109,8 +110,14 @@ def test_the_second_update_is_clipped_against_the_first_pass(tiny_qwen2):
     assert first.metrics["policy/ratio_max"] == 1.0
     second = learner.update(batch.after(first))
     assert second.metrics["policy/ratio_max"] > 1.0
-    assert second.metrics["policy/clip_share"] > 0.0
+    assert second.metrics["policy/clip_region_share"] > 0.0
     assert second.old_logprobs_PGT is None
+
+
+def test_every_figure_of_the_learner_is_explained(tiny_qwen2):
+    learner = make_learner(make_policy(tiny_qwen2), beta=0.04)
+    metrics = learner.update(make_batch([4, 5], [[3, 6], [2, 7]])).metrics
+    assert [name for name in metrics if not is_registered(name)] == []
 
 
 def test_dropout_masks_repeat_in_the_second_update(tiny_qwen2):

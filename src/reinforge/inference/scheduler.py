@@ -109,20 +109,20 @@ class Scheduler:
         return moves
 
 
-def chunks_of_similar_length(items: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Split items (indices into `lengths`) into chunks whose padded size is at most `max_tokens` and, beyond short
+def chunks_of_similar_length(places: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Split places (indices into `lengths`) into chunks whose padded size is at most `max_tokens` and, beyond short
     prompts, at most twice the real one.
 
     >>> chunks_of_similar_length([0, 1, 2, 3], [500, 10, 300, 20], max_tokens=1000)
     [[0, 2], [3, 1]]
     """
     chunks: list[list[int]] = []
-    for item in sorted(items, key=lambda item: -lengths[item]):
+    for place in sorted(places, key=lambda place: -lengths[place]):
         if chunks:
             longest = lengths[chunks[-1][0]]
             fits = (len(chunks[-1]) + 1) * longest <= max_tokens
-            if fits and (longest <= PADDING_FREE_LENGTH or 2 * lengths[item] >= longest):
-                chunks[-1].append(item)
+            if fits and (longest <= PADDING_FREE_LENGTH or 2 * lengths[place] >= longest):
+                chunks[-1].append(place)
                 continue
-        chunks.append([item])
+        chunks.append([place])
     return chunks

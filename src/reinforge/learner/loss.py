@@ -116,7 +116,12 @@ class LossSums:
         num_tokens = max(1, size.num_tokens)
         num_ratios = max(1, size.num_completions) if settings.sequence_level else num_tokens
         low, high = self.clipped_low.item() / num_ratios, self.clipped_high.item() / num_ratios
-        figures = {"loss": self.loss.item(), "clip_low": low, "clip_high": high, "clip_share": low + high}
+        figures = {
+            "loss": self.loss.item(),
+            "clip_low_share": low,
+            "clip_high_share": high,
+            "clip_region_share": low + high,
+        }
         figures["ratio_max"] = self.ratio_max.item()
         if settings.beta > 0:
             figures["kl"] = self.kl.item() / num_tokens

@@ -68,12 +68,12 @@ class Policy:
 
     def adapter(self, version: int) -> Adapter:
         """A copy of the adapter's weights, float32."""
-        state = get_peft_model_state_dict(self.peft_model)
+        state = get_peft_model_state_dict(self.peft_model, save_embedding_layers=False)
         return Adapter(version, {name: tensor.detach().float().clone() for name, tensor in sorted(state.items())})
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Overwrite the adapter; names and shapes must be this adapter's."""
-        own = get_peft_model_state_dict(self.peft_model)
+        own = get_peft_model_state_dict(self.peft_model, save_embedding_layers=False)
         wrong = sorted(set(own) ^ set(weights)) or [n for n in own if own[n].shape != weights[n].shape]
         if wrong:
             raise ModelError(
