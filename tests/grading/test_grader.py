@@ -192,6 +192,13 @@ def test_batched_arrays_and_mixed_faults(make_grader):
     assert [g.scores[1].kind for g in result] == ["", "not_finite", "not_a_number"]
 
 
+def test_prints_of_a_batched_call_are_kept_once(make_grader):
+    source = "def f(completions, **columns):\n    print(*completions)\n    return [1.0] * len(completions)\n"
+    grader = make_grader(source, "f", max_print_bytes=4)
+    scores = [g.scores[0] for g in grades(grader, Example(0, "Hi"), *"abc")]
+    assert [s.prints for s in scores] == ["a b [... cut: 2 bytes more]", "", ""]
+
+
 def test_async_functions(make_grader):
     grader = make_grader(
         """

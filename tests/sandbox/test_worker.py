@@ -133,6 +133,7 @@ ENDS = {
     "sys.exit": ("sys.exit(0)", "called sys.exit(0)"),
     "os._exit": ("os._exit(0)", "exit code 0"),
     "kill": ("os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL"),
+    "unnamed signal": ("os.kill(os.getpid(), 40)", "killed by signal 40"),
     "segfault": ("ctypes.string_at(0)", "killed by SIGSEGV"),
     "closed channel": ("os.closerange(0, 100)", "closed its result channel"),
 }
@@ -166,6 +167,24 @@ def test_print_is_cut_with_a_visible_mark(make_worker):
     assert worker.call("mixed", {}, LONG_S).prints == "out\nerr\nbytes\nchild\nfd\n\\ud800 ü\n"
     assert worker.call("closes", {}, LONG_S).kind == ""
     assert worker.call("quiet", {}, LONG_S).prints == ""
+
+
+def test_prints_before_a_hang_are_cut_too(make_worker):
+    source = "def f():\n    print('x' * 5000)\n    while True: pass"
+    worker = make_worker(source, max_print_bytes=10)
+    assert worker.call("f", {}, 0.3).prints == "x" * 10 + "[... cut: the limit was reached]"
+
+
+def test_patched_modules_do_not_take_the_runner_along(make_worker):
+    worker = make_worker(
+        """
+        import json, time
+        def f():
+            json.dumps = json.loads = time.perf_counter = None
+            return 0.5
+        """
+    )
+    assert [r.value for r in worker.call_each("f", {}, [{}, {}], LONG_S)] == [0.5, 0.5]
 
 
 def test_a_huge_result_is_refused(make_worker):

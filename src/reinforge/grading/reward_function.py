@@ -80,7 +80,8 @@ class RewardFunction:
 
 
 TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
-"""What TRL itself passes; the last three are None here, and only where a parameter asks for them by name."""
+"""What TRL itself passes. There is no trainer here, so the last three are None; the last two only where a parameter
+asks for them by name."""
 
 
 def detect_dialect(parameters: tuple[Parameter, ...]) -> Dialect | None:
@@ -91,7 +92,7 @@ def detect_dialect(parameters: tuple[Parameter, ...]) -> Dialect | None:
         >>> detect_dialect(three), detect_dialect(three[:2])
         ('predibase', None)
     """
-    if any(p.kind == "positional_only" and not p.has_default for p in parameters):
+    if any(p.kind == "positional_only" for p in parameters):
         return None
     names = {p.name for p in parameters if p.by_keyword}
     if names & {"prompts", "completions"}:

@@ -207,14 +207,15 @@ class WorkerProcess:
             return "it closed its result channel"
         if code == -signal.SIGKILL:
             return "killed by SIGKILL, or it closed its result channel"
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        names = {number.value: number.name for number in signal.Signals}  # real-time signals have no names
+        return f"killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"exit code {code}"
 
     def unread_prints(self) -> str:
         """What the call that never answered had printed."""
-        size = os.fstat(self._output).st_size
-        text = os.pread(self._output, self.limits.max_print_bytes, 0).decode("utf-8", "replace")
-        cut = size - self.limits.max_print_bytes
-        return f"{text}[... cut: {cut} bytes more]" if cut > 0 else text
+        data = os.pread(self._output, self.limits.max_print_bytes, 0)
+        text = data.decode("utf-8", "replace")
+        # How much it went on to print, only the dead process knew.
+        return f"{text}[... cut: the limit was reached]" if len(data) == self.limits.max_print_bytes else text
 
     def _send(self, request: Mapping[str, object], deadline: float) -> None:
         data = _json_text(request).encode("ascii")
