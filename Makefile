@@ -42,7 +42,7 @@ clean:
 	@touch $@
 
 .venv/bin/python:
-	@for candidate in "$(PYTHON)" python3.12 python3.13 python3.11 python3.14 python3 python; do \
+	@for candidate in "$(PYTHON)" python3 python3.12 python3.13 python3.11 python3.14 python; do \
 	  "$$candidate" -c '$(is_fit)' 2>/dev/null && exec "$$candidate" -m venv .venv; \
 	done; \
 	echo "Reinforge needs Python 3.11 or newer with its venv module, and found none." >&2; \
