@@ -454,7 +454,9 @@ def test_a_killed_trainer_leaves_no_worker(tmp_path):
             """
         )
     )
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as trainer:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # the busy worker cannot remove its folder
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
         idle, child, folder, busy = trainer.stdout.readline().split()
         trainer.kill()
     assert wait_until(lambda: not is_alive(int(idle)) and not is_alive(int(child)))
