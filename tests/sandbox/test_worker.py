@@ -444,10 +444,11 @@ def test_a_killed_trainer_leaves_no_worker(tmp_path):
             source = '''
             import os, subprocess, time
             def start(): return [os.getpid(), subprocess.Popen(["sleep", "60"]).pid, os.getcwd()]
+            def who(): return os.getpid()
             def hang(): time.sleep(60)
             '''.replace("\\n            ", "\\n")
             idle, busy = Worker(source, "a.py"), Worker(source, "b.py")
-            child, (busy_id, _, _) = idle.call("start", {}, 30.0), busy.call("start", {}, 30.0).value
+            child, busy_id = idle.call("start", {}, 30.0), busy.call("who", {}, 30.0).value
             threading.Thread(target=busy.call, args=("hang", {}, 0.3)).start()
             print(*child.value, busy_id, flush=True)
             time.sleep(60)

@@ -7,6 +7,9 @@ What this tier does NOT stop: code in a worker can read and write every file thi
 see other processes and signal them, start processes that leave the process group (`setsid`) and outlive the worker,
 and start as many as the user's limit allows. It can change anything inside its own process, its own result included;
 so each function has processes of its own, and no function can change another's result. Run only code you trust here.
+
+When the trainer itself is killed, idle workers end at once with their group; a busy one ends 5 s after its deadline,
+but processes it has started, and its empty folder, stay.
 """
 
 from __future__ import annotations
