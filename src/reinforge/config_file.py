@@ -161,6 +161,13 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes whatever YAML 1.1 or our reader would take for something else than text."""
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """Unicode's line breaks are escaped: outside double quotes a YAML reader makes spaces of them."""
+        style = '"' if any(char in text for char in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 for _tag, (_pattern, _first) in YAML_SCALARS.items():
     for _kind in (_Loader, _Dumper):
