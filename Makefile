@@ -2,6 +2,7 @@
 #
 #   make demo     train a model on this machine's CPU and watch it get better (about two minutes)
 #   make test     what CI runs: check, then every test but the long proofs
+#   make prove    the long proofs: kill loops, every failpoint
 #   make check    lint, format and types only
 #   make docs     write the reference pages anew from the code
 #   make clean    remove .venv and caches
@@ -14,13 +15,16 @@ PYTHON ?=
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 WORKERS ?= 2
 
-.PHONY: demo test check docs clean
+.PHONY: demo test prove check docs clean
 
 demo: .venv/.train
 	$(BIN)/reinforge demo
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "not prove"
+
+prove: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m prove
 
 check: .venv/.dev
 	$(BIN)/ruff check .

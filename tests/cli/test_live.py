@@ -66,13 +66,10 @@ def test_json_lines_are_the_only_words_on_stdout(capsys: pytest.CaptureFixture[s
     assert json.loads(out.splitlines()[0])["metrics"] == METRICS
 
 
-def test_time_left_is_the_steps_left_times_the_mean_of_the_latest(monkeypatch, capsys: pytest.CaptureFixture[str]):
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
+def test_time_left_is_the_steps_left_times_the_mean_of_the_latest(capsys: pytest.CaptureFixture[str]):
     display = PlainLines(10)
-    for step, at in ((1, 103.0), (2, 104.0)):
-        now[0] = at
-        display.step(step, METRICS, ())
+    for step, step_s in ((1, 2.5), (2, 0.5)):
+        display.step(step, {**METRICS, "time/step_s": step_s, "time/record_s": 0.5}, ())
     lines = capsys.readouterr().err.splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == ["0:27", "0:16"]
 

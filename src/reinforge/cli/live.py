@@ -61,28 +61,26 @@ class Columns:
     def __init__(self, num_steps: int) -> None:
         self._num_steps = num_steps
         self._times_s: deque[float] = deque(maxlen=20)
-        self._started = time.monotonic()
 
     def of(self, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
-        now = time.monotonic()
-        self._times_s.append(now - self._started)
-        self._started = now
+        """With the time left, as far as the latest steps tell (evaluations come on top)."""
+        self._times_s.append(metrics.get("time/step_s", 0.0) + metrics.get("time/record_s", 0.0))
         left_s = (self._num_steps - step) * sum(self._times_s) / len(self._times_s)
         return {"step": f"{step}/{self._num_steps}", **self.values(metrics), "left": duration(left_s)}
 
     @staticmethod
     def values(metrics: Mapping[str, float]) -> dict[str, str]:
-        """What the metrics alone say."""
-        functions = {name: figure(metrics[f"reward/{name}/mean"]) for name in function_names(metrics)}
-        return {
-            "reward": figure(metrics.get("reward/mean")),
-            **{visible(name, one_line=True): mean for name, mean in functions.items()},
-            "std": figure(metrics.get("reward/std")),
-            "zero-var": figure(metrics.get("group/zero_variance_share"), ".0%"),
-            "tokens": figure(metrics.get("completion/tokens_mean"), ".0f"),
-            "KL": figure(metrics.get("policy/kl"), ".4f"),
-            "tok/s": figure(metrics.get("speed/tokens_per_s"), ".0f"),
+        """What the metrics alone say; what they do not hold (KL without `beta`) is left out."""
+        columns = {"reward": ("reward/mean", ".3f")}
+        columns |= {visible(name, one_line=True): (f"reward/{name}/mean", ".3f") for name in function_names(metrics)}
+        columns |= {
+            "std": ("reward/std", ".3f"),
+            "zero-var": ("group/zero_variance_share", ".0%"),
+            "tokens": ("completion/tokens_mean", ".0f"),
+            "KL": ("policy/kl", ".4f"),
+            "tok/s": ("speed/tokens_per_s", ".0f"),
         }
+        return {title: figure(metrics[name], form) for title, (name, form) in columns.items() if name in metrics}
 
 
 def function_names(metrics: Mapping[str, float]) -> list[str]:

@@ -162,6 +162,10 @@ def _comparison_text(comparison: Comparison, width: int) -> str:
 
 
 def _column(title: str, text: str, width: int) -> list[str]:
-    lines = [part for line in visible(text).splitlines() for part in textwrap.wrap(line, width) or [""]]
+    lines = [
+        part
+        for line in visible(text).splitlines()
+        for part in textwrap.wrap(line, width, break_on_hyphens=False) or [""]
+    ]
     cut = [*lines[: MAX_COLUMN_LINES - 1], "..."] if len(lines) > MAX_COLUMN_LINES else lines
     return [title, *cut]
