@@ -117,13 +117,13 @@ def evaluate(
     from reinforge.run_store import Run
 
     watcher, found = watcher or SilentWatcher(), find_subject(subject)
-    directory = base_dir or Path.cwd()
+    directory, rows = base_dir or Path.cwd(), None
     if config is None:
         if found.run is None:
             raise UsageError(f"{subject} is no run, so what to evaluate it on is unknown.", hint="Add --config CONFIG.")
         with Run.open(found.run) as run:
-            config, directory = stored_config(run), Path(run.about["base_dir"])
-    with local.evaluation(config, directory, found, data=data, tell=watcher.note) as built:
+            config, directory, rows = stored_config(run), Path(run.about["base_dir"]), _stored_rows(run)
+    with local.evaluation(config, directory, found, data=data, tell=watcher.note, rows=rows) as built:
         return score(built.prompts, built.sampler, built.grader, config.eval, config.seed)[0]
 
 
@@ -194,10 +194,10 @@ def rebuild(run: Run, watcher: Watcher) -> LocalRun:
     from reinforge.cluster import local
 
     config = stored_config(run)
-    rows_file = run.path / "dataset.json"
-    rows = json.loads(rows_file.read_text(encoding="utf-8")) if rows_file.exists() else None
+    rows = _stored_rows(run)
     started = datetime.datetime.fromisoformat(run.about["started"])
-    built = local.build(config, Path(run.about["base_dir"]), started=started, tell=watcher.note, rows=rows)
+    base_dir, recorded = Path(run.about["base_dir"]), run.accidents()
+    built = local.build(config, base_dir, started=started, tell=watcher.note, rows=rows, recorded=recorded)
     for what, fingerprint in built.fingerprints.items():
         if run.about["fingerprints"][what] != fingerprint:
             built.close()
@@ -206,6 +206,12 @@ def rebuild(run: Run, watcher: Watcher) -> LocalRun:
                 hint="Put it back as it was, or start a new run.",
             )
     return built
+
+
+def _stored_rows(run: Run) -> list[dict[str, Any]] | None:
+    """The rows a Python program handed in; None when the config names the data."""
+    path = run.path / "dataset.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def stored_config(run: Run) -> GRPOConfig:

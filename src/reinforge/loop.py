@@ -14,6 +14,7 @@ from reinforge.data.order import PromptOrder
 from reinforge.errors import Interrupted, StoppedByGuard
 from reinforge.evaluation import evaluate
 from reinforge.grading.overlong import overlong_score
+from reinforge.grading.replay import accidents
 from reinforge.insight.evaluation import Evaluation
 from reinforge.insight.faults import reward_faults
 from reinforge.insight.metrics import step_metrics
@@ -154,8 +155,15 @@ def _record(
         groups, advantages_PG = collected.groups, state.batch.advantages_PG
         times |= {"time/rollout_s": collected.rollout_s, "time/reward_wait_s": collected.reward_wait_s}
     metrics = step_metrics(groups, update, times, settings.correct_fn, settings.correct_from)
-    events = tuple(reward_faults(groups))
-    return StepRecord(state.step + 1, metrics, roles.learner.state_hash(), groups, advantages_PG, events)
+    return StepRecord(
+        step=state.step + 1,
+        metrics=metrics,
+        state_hash=roles.learner.state_hash(),
+        groups=groups,
+        advantages_PG=advantages_PG,
+        events=tuple(reward_faults(groups)),
+        accidents=accidents(groups),
+    )
 
 
 def _evaluate_if_due(task: Task, roles: Roles, run: Run, watcher: Watcher, step: int) -> float | None:

@@ -20,6 +20,7 @@ from reinforge.data.render import Renderer, longest_answer_tokens, max_tokens_fo
 from reinforge.data.split import split_examples
 from reinforge.errors import ConfigError
 from reinforge.grading.grader import RewardFunctionGrader
+from reinforge.grading.replay import ReplayingGrader
 from reinforge.inference.adapters import sampling_copy
 from reinforge.inference.engine import Engine
 from reinforge.learner.schedule import default_learning_rate
@@ -28,7 +29,7 @@ from reinforge.loop import Task
 from reinforge.policy.model import Policy, load_policy, pick_threads
 from reinforge.policy.subject import Subject
 from reinforge.roles import Roles
-from reinforge.types import Example, Prompt
+from reinforge.types import Example, Prompt, Score
 
 DEFAULT_MAX_TOKENS = 512
 """Longest completion where neither the config nor gold answers say."""
@@ -53,11 +54,18 @@ class LocalRun:
 
 
 def build(
-    config: GRPOConfig, base_dir: Path, *, started: datetime.datetime, tell: Tell, rows: Rows | None = None
+    config: GRPOConfig,
+    base_dir: Path,
+    *,
+    started: datetime.datetime,
+    tell: Tell,
+    rows: Rows | None = None,
+    recorded: Mapping[str, Score] | None = None,
 ) -> LocalRun:
     """Load data, model and reward functions, cheapest first, so that mistakes show early.
 
-    `started` is the date chat templates print; `rows` are used instead of `config.data.path`.
+    `started` is the date chat templates print; `rows` are used instead of `config.data.path`; `recorded` are the scores
+    a resumed run must give again (grading/replay.py).
     """
     grader = RewardFunctionGrader.from_config(config.reward_fns, base_dir)
     try:
@@ -88,7 +96,8 @@ def build(
         "data": _fingerprint_examples([*train_examples, *heldout_examples]),
         "base_model": _fingerprint_folder(policy.folder),
     }
-    return LocalRun(task, Roles(sampler, grader, learner), grader, policy, fingerprints)
+    judge = ReplayingGrader(grader, recorded) if recorded else grader
+    return LocalRun(task, Roles(sampler, judge, learner), grader, policy, fingerprints)
 
 
 @dataclass(frozen=True)

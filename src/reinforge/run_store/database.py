@@ -62,6 +62,7 @@ CREATE TABLE events (   -- ids are never used twice: readers resume from one
     id INTEGER PRIMARY KEY AUTOINCREMENT, step INTEGER NOT NULL, of_step INTEGER NOT NULL, at REAL NOT NULL,
     kind TEXT NOT NULL, level TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL);
 CREATE INDEX events_by_step ON events (step);
+CREATE TABLE accidents (key TEXT PRIMARY KEY, score TEXT NOT NULL) WITHOUT ROWID;   -- never rewound
 """
 
 _DISK_CODES = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reinforge.types import Group, ScoreState
+from reinforge.types import Group, Score, ScoreState
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "stopped"]
 """running · succeeded (all steps done) · failed (an error) · interrupted (Ctrl-C, SIGTERM, or the process vanished) ·
@@ -45,6 +45,8 @@ class StepRecord:
     advantages_PG: tuple[tuple[float, ...], ...] = ()
     """[P][G]"""
     events: tuple[Event, ...] = ()
+    accidents: Mapping[str, Score] = field(default_factory=dict)
+    """Scores that time decided (deadlines), by key; they outlive a rewind, so that a resume can give them again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from reinforge.run_store.packing import pack_text, pack_tokens, plain_text, unpack_text
@@ -23,6 +24,8 @@ def insert_step(db: sqlite3.Connection, record: StepRecord, at: float) -> None:
     db.execute("INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?)", row)
     for event in record.events:
         insert_event(db, record.step, event, at, of_step=True)
+    accidents = [(key, json.dumps(asdict(score))) for key, score in record.accidents.items()]
+    db.executemany("INSERT OR REPLACE INTO accidents VALUES (?, ?)", accidents)
     if record.groups:
         _insert_prompts(db, record)
         _insert_scores(db, record, first_id=_insert_completions(db, record))

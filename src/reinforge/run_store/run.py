@@ -40,6 +40,7 @@ from reinforge.run_store.files import replace_durably
 from reinforge.run_store.lock import RunLock, is_locked
 from reinforge.run_store.reading import RowReader
 from reinforge.run_store.records import Event, Status, StepRecord
+from reinforge.types import Score
 
 _FOLDERS = ("checkpoints", "adapter", "control", "evaluations", "rewards")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -200,6 +201,11 @@ class Run(RowReader):
         """Seconds trained, over all processes, up to the newest step."""
         (seconds,) = self._db.execute("SELECT coalesce(sum(duration_s), 0.0) FROM sessions").fetchone()
         return float(seconds)
+
+    def accidents(self) -> dict[str, Score]:
+        """Scores that time decided, by key, rewound steps included."""
+        found = self._db.execute("SELECT key, score FROM accidents").fetchall()
+        return {key: Score(**json.loads(score)) for key, score in found}
 
     def row_hash(self, step: int) -> str:
         """sha256 over all rows of a step but wall time: equal for a resumed and an uninterrupted run."""
