@@ -2,7 +2,8 @@
 #
 #   make demo     train a model on this machine's CPU and watch it get better (about two minutes)
 #   make test     what CI runs: check, then every test but the long proofs
-#   make prove    the long proofs: kill loops, every failpoint
+#   make prove    the long proofs, each writes a dated page into docs/proofs; also one by one: make prove-kills,
+#                 prove-transformers (lowest and highest version allowed), prove-demo (seeds 0 to 4)
 #   make check    lint, format and types only
 #   make docs     write the reference pages anew from the code
 #   make clean    remove .venv and caches
@@ -15,7 +16,9 @@ PYTHON ?=
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 WORKERS ?= 2
 
-.PHONY: demo test prove check docs clean
+PROOFS := prove-kills prove-transformers prove-demo
+
+.PHONY: demo test prove $(PROOFS) check docs clean
 
 demo: .venv/.train
 	$(BIN)/reinforge demo
@@ -23,8 +26,13 @@ demo: .venv/.train
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "not prove"
 
-prove: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m prove
+prove: $(PROOFS)
+
+prove-kills: PROOF := kills
+prove-transformers: PROOF := transformers_bounds
+prove-demo: PROOF := demo_seeds
+$(PROOFS): .venv/.dev
+	PYTHONPATH=tests $(BIN)/python -m prove.$(PROOF)
 
 check: .venv/.dev
 	$(BIN)/ruff check .
