@@ -107,10 +107,15 @@ def _row(*cells: str) -> str:
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |\n"
 
 
+HELP_NAMES = cli.context_settings["help_option_names"]
+
+
 def cli_page() -> str:
     """The help of every command."""
     parts = ["# Commands\n"]
-    for path, command, context in _commands(cli, click.Context(cli, info_name="reinforge", terminal_width=100)):
+    for path, command, context in _commands(
+        cli, click.Context(cli, info_name="reinforge", terminal_width=100, help_option_names=HELP_NAMES)
+    ):
         parts.append(f"\n## `{path}`\n\n```text\n{command.get_help(context)}\n```\n")
     return "".join(parts)
 

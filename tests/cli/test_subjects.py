@@ -2,9 +2,11 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reinforge.cli.main import run as reinforge
 
@@ -66,6 +68,19 @@ def test_chat_answers_and_remembers(trained: Path, monkeypatch: pytest.MonkeyPat
     assert chat(monkeypatch, capsys, "hello\n\n/new\nhello\n", *subject) == alone * 2
     assert chat(monkeypatch, capsys, "hello\nhello\n", *subject) != alone * 2
     assert chat(monkeypatch, capsys, "hello\n", *subject, "--system", "Be brief.") != alone
+
+
+def test_chat_with_a_run_uses_the_system_prompt_it_was_trained_with(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    copy = tmp_path / "run"
+    shutil.copytree(trained / "runs" / "first", copy)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["data"]["system_prompt"] = "Be brief."
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    options = ("--max-tokens", "6", "--temperature", "0")
+    expected = chat(monkeypatch, capsys, "hello\n", str(trained / "runs" / "first"), *options, "--system", "Be brief.")
+    assert chat(monkeypatch, capsys, "hello\n", str(copy), *options) == expected
 
 
 def test_chat_draws_by_its_seed(tiny_qwen2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +101,27 @@ def test_a_stopped_run_goes_on_from_another_folder(
     assert (lines[-1]["event"], lines[-1]["status"]) == ("run", "succeeded")
     file = Path("adapter") / "adapter_model.safetensors"
     assert (stopped / file).read_bytes() == (source / file).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_after_a_checkpoint_and_says_how_to_go_on(
+    trained: Path, tmp_path: Path, number: signal.Signals, exit_code: int, capsys: pytest.CaptureFixture[str]
+):
+    command = [sys.executable, "-m", "reinforge", "train", str(trained / "train.yaml"), "--name", "stopped"]
+    command += ["--runs-dir", str(tmp_path), "--json", "-o", "train_steps=10000", "-o", "save_every=10000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            if json.loads(line)["event"] == "step":
+                break
+        program.send_signal(number)
+        _, stderr = program.communicate(timeout=60)
+    assert program.returncode == exit_code
+    assert stderr.startswith("interrupted  ")
+    assert f"reinforge runs resume {tmp_path / 'stopped'}" in stderr
+    assert "Traceback" not in stderr
+    assert reinforge(["runs", "list", "--runs-dir", str(tmp_path), "--json"]) == 0
+    (summary,) = json.loads(capsys.readouterr().out)
+    assert summary["status"] == "interrupted"
+    assert (tmp_path / "stopped" / "checkpoints" / f"step-{summary['step']:08d}" / "manifest.json").is_file()

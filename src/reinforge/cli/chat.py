@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("chat")
 @click.argument("subject", metavar="MODEL_OR_ADAPTER")
-@click.option("--system", help="System prompt.")
+@click.option("--system", help="System prompt; a run brings the one it was trained with.")
 @click.option(
     "--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True, help="0: always the likeliest."
 )
@@ -59,6 +59,15 @@ def _lines() -> Iterator[str]:
         yield line.strip()
 
 
+def _trained_system_prompt(run_path: Path) -> str | None:
+    from reinforge.run_store import Run
+
+    with Run.open(run_path) as run:
+        data: dict[str, Any] = run.config().get("data", {})
+    system: str | None = data.get("system_prompt")
+    return system
+
+
 class Conversation:
     """A model that remembers what was said, as far as its window reaches."""
 
@@ -70,7 +79,10 @@ class Conversation:
         from reinforge.data.render import Renderer
         from reinforge.policy.subject import find_subject
 
-        policy = find_subject(subject).load()
+        found = find_subject(subject)
+        if system is None and found.run is not None:
+            system = _trained_system_prompt(found.run)
+        policy = found.load()
         window = window_of(policy) or 4096
         self._max_tokens = max_tokens or min(512, window // 2)
         if self._max_tokens >= window:
