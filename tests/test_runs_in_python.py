@@ -185,6 +185,14 @@ def test_mistakes_show_before_anything_is_made(tiny_qwen2, tmp_path, rewards_fil
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_sampler_and_the_learner_agree_on_every_token(tiny_model, tmp_path, rewards_file):
+    config = make_config(tiny_model, rewards_file, "raises", learning_rate=1e-2, sampling_params={"max_tokens": 24})
+    path = reinforge.train(config, ROWS, runs_dir=tmp_path, name="gap")
+    with Run.open(path) as run:
+        gaps = [row.metrics["policy/logprob_gap_max"] for row in run.steps()]
+    assert 0 < max(gaps) < 1e-4
+
+
 def test_evaluating_a_run_repeats_its_last_evaluation(tiny_qwen2, tmp_path, rewards_file):
     config = make_config(
         tiny_qwen2, rewards_file, "raises", eval={"max_prompts": 2, "samples_per_prompt": 2, "greedy": False}

@@ -169,7 +169,7 @@ def _task(
     tell: Tell,
 ) -> Task:
     max_tokens = _max_tokens(config, renderer, [*train_examples, *heldout_examples], tell)
-    longest = config.data.max_prompt_tokens or math.inf
+    longest, way_out = config.data.max_prompt_tokens or math.inf, "Raise data.max_prompt_tokens"
     window = window_of(policy)
     if window is not None:
         if window <= max_tokens:
@@ -177,11 +177,15 @@ def _task(
                 f"sampling_params.max_tokens = {max_tokens} leaves no room for a prompt in a window of {window}.",
                 hint=f"Set sampling_params.max_tokens below {window}.",
             )
-        longest = min(longest, window - max_tokens)
+        if window - max_tokens < longest:
+            longest = window - max_tokens
+            way_out = f"The model's window of {window} less max_tokens = {max_tokens} leaves no more: lower max_tokens"
 
     def render(examples: Sequence[Example]) -> list[Prompt]:
         limit = None if longest == math.inf else int(longest)
-        return render_prompts(examples, renderer, limit, config.data.overlong_prompts, tell) if examples else []
+        if not examples:
+            return []
+        return render_prompts(examples, renderer, limit, config.data.overlong_prompts, tell, way_out)
 
     task = Task(config, render(train_examples), render(heldout_examples), max_tokens)
     tell(f"{len(task.train_prompts):,} prompts to train on, {len(task.heldout_prompts):,} held out")

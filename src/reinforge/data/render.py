@@ -149,22 +149,22 @@ def render_prompts(
     max_prompt_tokens: int | None,
     overlong: Literal["error", "skip"],
     tell: Callable[[str], None] = lambda message: None,
+    way_out: str = "Raise data.max_prompt_tokens",
 ) -> list[Prompt]:
     """Prompts of all examples, in order. Longer ones than `max_prompt_tokens` are an error that names them, or are left
-    out and their number is told; leaving out all of them is an error too."""
+    out and their number is told; leaving out all of them is an error too. `way_out` says what would let them in."""
     prompts = [renderer.prompt(example) for example in examples]
     if max_prompt_tokens is None:
         return prompts
     too_long = [prompt for prompt in prompts if prompt.num_tokens > max_prompt_tokens]
     if not too_long:
         return prompts
-    longest = max(prompt.num_tokens for prompt in too_long)
     named = ", ".join(f"{prompt.example.index} ({prompt.num_tokens} tokens)" for prompt in too_long[:_NUM_NAMED])
     more = f" and {len(too_long) - _NUM_NAMED} more" if len(too_long) > _NUM_NAMED else ""
     fault = f"{len(too_long)} of {len(prompts)} prompts exceed {max_prompt_tokens} tokens: examples {named}{more}."
     if overlong == "error" or len(too_long) == len(prompts):
-        skip = "" if overlong == "skip" else ", or data.overlong_prompts: skip"
-        raise DataError(fault, hint=f"Set data.max_prompt_tokens: {longest}, shorten them{skip}.")
+        skip = "" if overlong == "skip" else ", or set data.overlong_prompts: skip"
+        raise DataError(fault, hint=f"{way_out}, shorten them{skip}.")
     tell(f"{fault} They were left out.")
     return [prompt for prompt in prompts if prompt.num_tokens <= max_prompt_tokens]
 
