@@ -424,7 +424,7 @@ def test_overlong_prompts(qwen):
     (message,) = told
     assert message.startswith(f"14 of 16 prompts exceed {limit} tokens: examples 1 ({lengths[1]} tokens), 3 (")
     assert message.endswith("and 4 more. They were left out.")
-    with pytest.raises(DataError, match="Raise data.max_prompt_tokens, shorten them, or set data.overlong_pr"):
+    with pytest.raises(DataError, match=r"Raise data\.max_prompt_tokens, shorten them, or set data\.overlong_pr"):
         render_prompts(examples, qwen, limit, "error")
     with pytest.raises(DataError, match=r"16 of 16 prompts exceed 1 tokens"):
         render_prompts(examples, qwen, 1, "skip")
