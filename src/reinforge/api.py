@@ -13,17 +13,18 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from reinforge.errors import CheckpointError, ReinforgeError, UsageError
+from reinforge.errors import CheckpointError, DataError, ReinforgeError, UsageError
 
 if TYPE_CHECKING:
     from reinforge.cluster.local import LocalRun
     from reinforge.config import GRPOConfig
+    from reinforge.grading.grader import RewardFunctionGrader
     from reinforge.insight.evaluation import Evaluation
     from reinforge.loop import StopRequest, Watcher
     from reinforge.run_store import Run
@@ -59,12 +60,15 @@ def train(
     Raises Interrupted or StoppedByGuard after a checkpoint; `resume` goes on from there.
     """
     from reinforge.cluster import local
+    from reinforge.grading.grader import RewardFunctionGrader
     from reinforge.run_store import Run
 
     watcher = watcher or SilentWatcher()
     started = datetime.datetime.now().replace(microsecond=0)
     rows = None if dataset is None else [dict(row) for row in dataset]
-    built = local.build(config, base_dir or Path.cwd(), started=started, tell=watcher.note, rows=rows)
+    directory = base_dir or Path.cwd()
+    grader = RewardFunctionGrader.from_config(config.reward_fns, directory)
+    built = local.build(config, directory, grader, started=started, tell=watcher.note, rows=rows)
     try:
         about = _about(built, started)
         with Run.create(Path(runs_dir), name, _stored(config), about) as run:
@@ -113,6 +117,7 @@ def evaluate(
     """
     from reinforge.cluster import local
     from reinforge.evaluation import evaluate as score
+    from reinforge.grading.grader import RewardFunctionGrader
     from reinforge.policy.subject import find_subject
     from reinforge.run_store import Run
 
@@ -123,28 +128,55 @@ def evaluate(
             raise UsageError(f"{subject} is no run, so what to evaluate it on is unknown.", hint="Add --config CONFIG.")
         with Run.open(found.run) as run:
             config, directory, rows = stored_config(run), Path(run.about["base_dir"]), _stored_rows(run)
-    with local.evaluation(config, directory, found, data=data, tell=watcher.note, rows=rows) as built:
+            grader = stored_grader(run)
+    else:
+        grader = RewardFunctionGrader.from_config(config.reward_fns, directory)
+    with local.evaluation(config, directory, grader, found, data=data, tell=watcher.note, rows=rows) as built:
         return score(built.prompts, built.sampler, built.grader, config.eval, config.seed)[0]
 
 
-def grade(rewards: str, data: str, *, base_dir: Path | None = None) -> Iterator[tuple[dict[str, Any], Grade]]:
-    """Score completions that exist already: rows with `prompt`, `completion` and columns -> (row, grade), in order.
+def grade(
+    rewards: str,
+    data: str,
+    *,
+    prompt_column: str = "prompt",
+    completion_column: str = "completion",
+    base_dir: Path | None = None,
+) -> list[tuple[dict[str, Any], Grade]]:
+    """Score completions that exist already -> (row, grade) in the order of the data. Loads no model.
 
-    `rewards` is `file.py:function`, or `file.py` for all of its reward functions. Loads no model.
+    `rewards` is `file.py:function`, `file.py` (all reward functions in it) or a config file (its functions and weights).
+    Neighbouring rows that differ only in their completion are judged together, as one group.
     """
-    from reinforge.config import DataConfig
-    from reinforge.data.dataset import load_examples
+    from reinforge.config_file import load_config
     from reinforge.grading.grader import RewardFunctionGrader, grade_completions
     from reinforge.grading.reward_function import load_rewards_file
 
     directory = base_dir or Path.cwd()
-    examples = load_examples(DataConfig(path=data), directory)
-    rows = [{"prompt": example.prompt, **example.columns} for example in examples]
-    grader = RewardFunctionGrader(load_rewards_file(rewards, directory))
-    try:
-        yield from zip(rows, grade_completions(grader, rows), strict=True)
-    finally:
-        grader.close()
+    if Path(rewards).suffix in (".yaml", ".yml", ".toml"):
+        grader = RewardFunctionGrader.from_config(load_config([directory / rewards]).reward_fns, directory)
+    else:
+        grader = RewardFunctionGrader(load_rewards_file(rewards, directory))
+    with closing(grader):
+        rows = _rows_to_grade(data, prompt_column, completion_column, directory)
+        return list(zip(rows, grade_completions(grader, rows), strict=True))
+
+
+def _rows_to_grade(data: str, prompt_column: str, completion_column: str, base_dir: Path) -> list[dict[str, Any]]:
+    from reinforge.config import DataConfig
+    from reinforge.data.dataset import load_examples
+
+    rows = []
+    for example in load_examples(DataConfig(path=data, prompt_column=prompt_column), base_dir):
+        columns = dict(example.columns)
+        if completion_column not in columns:
+            found = ", ".join(columns) or "none"
+            raise DataError(
+                f'{data} has no column "{completion_column}" (other columns: {found}).',
+                hint="Name the column with the completions: --completion-column NAME.",
+            )
+        rows.append({**columns, "prompt": example.prompt, "completion": columns[completion_column]})
+    return rows
 
 
 def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState | None) -> None:
@@ -190,14 +222,14 @@ def _stop_signals() -> Iterator[StopRequest]:
 
 
 def rebuild(run: Run, watcher: Watcher) -> LocalRun:
-    """The roles of a stored run: its config, and the reward sources it stored, not what the files say now."""
+    """The roles of a stored run."""
     from reinforge.cluster import local
 
     config = stored_config(run)
     rows = _stored_rows(run)
     started = datetime.datetime.fromisoformat(run.about["started"])
-    base_dir, recorded = Path(run.about["base_dir"]), run.accidents()
-    built = local.build(config, base_dir, started=started, tell=watcher.note, rows=rows, recorded=recorded)
+    base_dir, recorded, grader = Path(run.about["base_dir"]), run.accidents(), stored_grader(run)
+    built = local.build(config, base_dir, grader, started=started, tell=watcher.note, rows=rows, recorded=recorded)
     for what, fingerprint in built.fingerprints.items():
         if run.about["fingerprints"][what] != fingerprint:
             built.close()
@@ -215,15 +247,18 @@ def _stored_rows(run: Run) -> list[dict[str, Any]] | None:
 
 
 def stored_config(run: Run) -> GRPOConfig:
-    """The run's config, with the reward sources it stored."""
+    """The run's config."""
     from reinforge.config import GRPOConfig
 
-    values = run.config()
-    values["reward_fns"]["functions"] = {
-        function["name"]: f"{run.reward_source(function['version']).resolve()}:{function['function_name']}"
-        for function in run.about["functions"]
-    }
-    return GRPOConfig.model_validate(values)
+    return GRPOConfig.model_validate(run.config())
+
+
+def stored_grader(run: Run) -> RewardFunctionGrader:
+    """The reward functions by the text the run began with, whatever their files say now."""
+    from reinforge.grading.grader import RewardFunctionGrader
+
+    records = [{**record, "source": run.read_reward_source(record["version"])} for record in run.about["functions"]]
+    return RewardFunctionGrader.from_records(records, stored_config(run).reward_fns.runtime)
 
 
 def restore(built: LocalRun, run: Run, watcher: Watcher) -> TrainState:

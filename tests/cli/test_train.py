@@ -58,7 +58,6 @@ def test_a_run_can_be_shown_and_its_faults_are_counted(trained: Path, capsys: py
     assert (trained / "runs" / "first" / "adapter" / "adapter_model.safetensors").is_file()
 
 
-@pytest.mark.xfail(strict=True, reason="tracebacks in stored messages name another file when a run is built again")
 def test_verify_computes_a_step_again(trained: Path, capsys: pytest.CaptureFixture[str]):
     assert reinforge(["verify", "first@3", "--runs-dir", str(trained / "runs"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

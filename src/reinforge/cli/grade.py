@@ -6,7 +6,6 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +14,6 @@ from reinforge.cli.text import figure, say, table, visible
 from reinforge.errors import DataError
 
 if TYPE_CHECKING:
-    from reinforge.grading.grader import RewardFunctionGrader
     from reinforge.types import Grade, Score
 
 NUM_FAULTS = 5
@@ -45,15 +43,14 @@ def grade_command(
     their weights). Neighbouring rows that differ only in their completion are judged together, as one group.
     Exit code 3 if a function failed on a completion.
     """
-    grader = _open_grader(rewards)
-    try:
-        rows = _read_rows(data, prompt_column, completion_column)
-        from reinforge.grading.grader import grade_completions
+    from reinforge import api
 
-        grades = grade_completions(grader, rows)
-    finally:
-        grader.close()
-    functions = [_summary(name, grades) for name in (function.name for function in grader.functions)]
+    try:
+        graded = api.grade(rewards, data, prompt_column=prompt_column, completion_column=completion_column)
+    except DataError as error:
+        raise DataError(error.message, hint=error.hint.replace("data.prompt_column: ", "--prompt-column ")) from None
+    rows, grades = [row for row, _ in graded], [grade for _, grade in graded]
+    functions = [_summary(score.name, grades) for score in grades[0].scores]
     if as_json:
         click.echo(
             json.dumps({"functions": functions, "rows": [_json_row(i, grade) for i, grade in enumerate(grades)]})
@@ -63,38 +60,6 @@ def grade_command(
         click.echo("\n" + _rows_text(rows[:num_rows], grades) if num_rows else "", nl=bool(num_rows))
     _tell_faults(grades)
     context.exit(3 if any(function["errors"] for function in functions) else 0)
-
-
-def _open_grader(rewards: str) -> RewardFunctionGrader:
-    from reinforge.grading.grader import RewardFunctionGrader
-    from reinforge.grading.reward_function import load_rewards_file
-
-    if Path(rewards).suffix in (".yaml", ".yml", ".toml"):
-        from reinforge.config_file import load_config
-
-        return RewardFunctionGrader.from_config(load_config([rewards]).reward_fns, Path.cwd())
-    return RewardFunctionGrader(load_rewards_file(rewards, Path.cwd()))
-
-
-def _read_rows(data: str, prompt_column: str, completion_column: str) -> list[dict[str, Any]]:
-    from reinforge.config import DataConfig
-    from reinforge.data.dataset import load_examples
-
-    try:
-        examples = load_examples(DataConfig(path=data, prompt_column=prompt_column), Path.cwd())
-    except DataError as error:
-        raise DataError(error.message, hint=error.hint.replace("data.prompt_column: ", "--prompt-column ")) from None
-    rows = []
-    for example in examples:
-        columns = dict(example.columns)
-        if completion_column not in columns:
-            found = ", ".join(columns) or "none"
-            raise DataError(
-                f'{data} has no column "{completion_column}" (other columns: {found}).',
-                hint="Name the column with the completions: --completion-column NAME.",
-            )
-        rows.append({**columns, "prompt": example.prompt, "completion": columns[completion_column]})
-    return rows
 
 
 def _summary(name: str, grades: Sequence[Grade]) -> dict[str, Any]:

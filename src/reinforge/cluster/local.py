@@ -56,18 +56,19 @@ class LocalRun:
 def build(
     config: GRPOConfig,
     base_dir: Path,
+    grader: RewardFunctionGrader,
     *,
     started: datetime.datetime,
     tell: Tell,
     rows: Rows | None = None,
     recorded: Mapping[str, Score] | None = None,
 ) -> LocalRun:
-    """Load data, model and reward functions, cheapest first, so that mistakes show early.
+    """Load data and model, the cheap first, so that mistakes show early. The grader is closed with the result, or here
+    if anything fails.
 
     `started` is the date chat templates print; `rows` are used instead of `config.data.path`; `recorded` are the scores
     a resumed run must give again (grading/replay.py).
     """
-    grader = RewardFunctionGrader.from_config(config.reward_fns, base_dir)
     try:
         train_examples, heldout_examples = _load_data(config, base_dir, rows)
         policy = load_policy(
@@ -111,10 +112,17 @@ class LocalEvaluation:
 
 @contextmanager
 def evaluation(
-    config: GRPOConfig, base_dir: Path, subject: Subject, *, data: str | None, tell: Tell, rows: Rows | None = None
+    config: GRPOConfig,
+    base_dir: Path,
+    grader: RewardFunctionGrader,
+    subject: Subject,
+    *,
+    data: str | None,
+    tell: Tell,
+    rows: Rows | None = None,
 ) -> Iterator[LocalEvaluation]:
     """A policy and the prompts to score it on: all rows of `data`, or those the config holds out."""
-    with closing(RewardFunctionGrader.from_config(config.reward_fns, base_dir)) as grader:
+    with closing(grader):
         if data is not None:
             examples = load_examples(config.data.model_copy(update={"path": data}), base_dir)
         else:

@@ -164,6 +164,10 @@ class Run(RowReader):
         replace_durably(path, source.encode("utf-8", "surrogatepass"))
         return path
 
+    def read_reward_source(self, version: str) -> str:
+        """The text that `save_reward_source` wrote."""
+        return self.reward_source(version).read_bytes().decode("utf-8", "surrogatepass")
+
     def reward_source(self, version: str) -> Path:
         """Where the text of one version of a reward function lies."""
         return self.path / "rewards" / f"{quote(version, safe=' ')}.py"

@@ -16,7 +16,6 @@ from reinforge.recipes.countdown.rewards import correct_reward, evaluate, format
 MAX_NUMBER = 9
 MAX_TARGET = 30
 MAX_VALUE = 99
-MAX_TRIES = 15  # of a demonstration: the longest still fits into 224 tokens
 SPLIT_SEED = 20
 # Distinct problems of each split; the warm start has all the others.
 SPLIT_SIZES = {"heldout": 250, "choice": 200, "train": 450}
@@ -106,26 +105,35 @@ def shuffled(problem: Problem, rng: random.Random) -> Problem:
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How the demonstrator searches: chances per try (``hit``, ``give_up``) and per demonstration (``persistent``)."""
+    """How the demonstrator searches."""
 
+    ordered: bool
+    """Tries follow the order of ``tries`` from a random one on; otherwise they come in random order."""
     hit: float
-    """The next try is a solution outright; otherwise any try is as likely as another."""
+    """Probability that the next try is a solution outright (random order only)."""
     give_up: float
-    """After a miss, stop and answer with the failed try."""
+    """Probability of stopping after a miss, to answer with the failed try."""
     persistent: float
-    """Never give up before ``MAX_TRIES``."""
+    """Probability, drawn once for a demonstration, of not giving up before its last try."""
+    max_tries: int
+    """The longest demonstration."""
 
 
-# First the skill: with this many hits the verdict is learned several times sooner than with pure chance's one in ten.
-SKILL = Style(hit=0.4, give_up=0.2, persistent=0.2)
-# Then the habit, noisy on purpose: reinforcement learning has to find out that going on pays.
-HABIT = Style(hit=0.0, give_up=0.35, persistent=0.08)
+# First the skill: random tries with many hits teach the verdict, which is learned last, several times sooner.
+SKILL = Style(ordered=False, hit=0.4, give_up=0.2, persistent=0.2, max_tries=15)
+# Then the habit. The order lets a model know its next try from the last one alone: with random tries one in six was a
+# repetition after reinforcement learning. Giving up is the noise that reinforcement learning is there to remove.
+HABIT = Style(ordered=True, hit=0.0, give_up=0.34, persistent=0.08, max_tries=22)
 
 
 def demonstrate(problem: Problem, rng: random.Random, style: Style = HABIT) -> str:
-    """One demonstration: tries in random order, none twice, until one hits or the demonstrator gives up."""
+    """One demonstration: tries, none twice, until one hits or the demonstrator gives up."""
     untried = list(tries(problem.numbers))
-    rng.shuffle(untried)
+    if style.ordered:
+        start = rng.randrange(len(untried))
+        untried = untried[start:] + untried[:start]
+    else:
+        rng.shuffle(untried)
     goes_on = rng.random() < style.persistent
     thoughts = []
     while True:
@@ -134,7 +142,8 @@ def demonstrate(problem: Problem, rng: random.Random, style: Style = HABIT) -> s
         untried.remove(one)
         hit = one.value == problem.target
         thoughts.append(one.steps + ("!" if hit else "?"))
-        if hit or len(thoughts) == MAX_TRIES or not untried or (not goes_on and rng.random() < style.give_up):
+        spent = not untried or len(thoughts) == style.max_tries
+        if hit or spent or (not goes_on and rng.random() < style.give_up):
             return f"<think>{';'.join(thoughts)}</think><answer>{one.expression}</answer>"
 
 

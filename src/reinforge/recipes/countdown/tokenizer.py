@@ -27,7 +27,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
-    backend.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
+    # AutoTokenizer gives every Qwen2 model Qwen's own pre-tokenizer, which takes numbers apart before merges can act.
+    # As added tokens they are found before any pre-tokenizer, under the same ids.
+    backend.add_tokens([AddedToken(text, normalized=False) for text in (*NUMBERS, *TAGS)])
     backend.add_special_tokens([AddedToken(control, normalized=False, special=True) for control in CONTROLS])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
