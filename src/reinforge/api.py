@@ -145,7 +145,7 @@ def grade(
 ) -> list[tuple[dict[str, Any], Grade]]:
     """Score completions that exist already -> (row, grade) in the order of the data. Loads no model.
 
-    `rewards` is `file.py:function`, `file.py` (all reward functions in it) or a config file (its functions and weights).
+    `rewards` is `file.py:function`, `file.py` (all its reward functions) or a config file (its functions and weights).
     Neighbouring rows that differ only in their completion are judged together, as one group.
     """
     from reinforge.config_file import load_config

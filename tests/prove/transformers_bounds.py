@@ -32,9 +32,11 @@ TESTS = [
     "tests/learner",
     "tests/data/test_render.py",
     "tests/recipes",
+    "tests/cli",
+    "tests/test_fixtures.py",
     "tests/test_loop.py",
     "tests/test_resume.py",
-    "tests/cli/test_subjects.py",
+    "tests/test_runs_in_python.py",
     # TRL, the oracle, has bounds on transformers of its own.
     "--ignore=tests/learner/test_trl_oracle.py",
     "-m",

@@ -33,6 +33,9 @@ from reinforge.policy.attention import PrefixKV
 from reinforge.policy.model import Policy
 from reinforge.types import Adapter, Batch, Update
 
+CPU_TOKENS, GPU_TOKENS = 2048, 16384
+"""Tokens of a micro-batch unless the config says otherwise."""
+
 
 class LocalLearner:
     """Implements roles.Learner for one process and one device."""
@@ -45,6 +48,8 @@ class LocalLearner:
         """Peak of the schedule."""
         self.steps_done = 0
         self.device = next(policy.model.parameters()).device
+        default = CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS
+        self.tokens_per_microbatch = config.tokens_per_microbatch or default
         self.optimizer = torch.optim.AdamW(
             list(policy.trainable().values()),
             lr=learning_rate,
@@ -58,7 +63,7 @@ class LocalLearner:
         rows = rows_to_compute(batch, self.settings)
         step = _Step(batch, rows)
         self.optimizer.zero_grad(set_to_none=True)
-        chunks = plan(rows, self.config.tokens_per_microbatch, shared_prefix=self.policy.shares_prefix)
+        chunks = plan(rows, self.tokens_per_microbatch, shared_prefix=self.policy.shares_prefix)
         references = self._reference_logprobs(chunks)
         for chunk in chunks:
             self._accumulate(chunk, step, references)
