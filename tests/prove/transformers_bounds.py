@@ -96,6 +96,10 @@ def overlay(version: str) -> Path:
     (Path(own) / "zz_base_environment.pth").write_text(link)
     held = [f"{name}=={importlib.metadata.version(name)}" for name in HELD]
     subprocess.run([*PIP, "--python", str(python), "install", "--quiet", f"transformers=={version}", *held], check=True)
+    ask = [str(python), "-c", "import transformers; print(transformers.__version__)"]
+    answer = subprocess.run(ask, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    if answer != version:
+        raise SystemExit(f"{python} imports transformers {answer}, not {version}: the tests would prove nothing.")
     found = importlib.metadata.distributions(path=[own])
     print("  in it: " + ", ".join(sorted(f"{one.name} {one.version}" for one in found)), flush=True)
     return python
