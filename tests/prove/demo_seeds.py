@@ -34,7 +34,7 @@ def main() -> None:
 
 def run(seed: int, folder: Path) -> dict[str, Any]:
     """One demo -> its figures, without the paths of a folder that is gone afterwards."""
-    command = [sys.executable, "-m", "reinforge.cli.main", "demo", "--seed", str(seed), "--json"]
+    command = [sys.executable, "-m", "reinforge", "demo", "--seed", str(seed), "--json"]
     print("$ " + " ".join(command[1:]), flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # Ends like any command when it fails: a proof without all its seeds is none.
