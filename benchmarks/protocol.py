@@ -1,0 +1,98 @@
+"""How a worker process talks to the benchmark: one JSON object per line out, one line "go" in for each step.
+
+A step begins when the parent says so, so that two workers take turns on one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class Channel:
+    """The worker's end. Whatever a library prints goes to stderr from now on."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+
+    def tell(self, **facts: Any) -> None:
+        self._out.write(json.dumps(facts) + "\n")
+
+    def await_go(self) -> None:
+        if sys.stdin.readline().strip() != "go":
+            raise SystemExit("the benchmark that started this worker is gone")
+
+
+class StepClock:
+    """Wall and CPU seconds of a step, and the share of its stages."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self._stages: dict[str, float] = {}
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def add(self, stage: str, seconds: float) -> None:
+        self._stages[stage] = self._stages.get(stage, 0.0) + seconds
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - began)
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, adding its time to a stage."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.stage(name):
+                return function(*args, **kwargs)
+
+        return call
+
+    def times(self) -> dict[str, float]:
+        """`update_s` is all that is neither rollout nor reward: gradient, optimizer, handing weights on, records."""
+        total = time.perf_counter() - self._wall
+        rollout, reward = self._stages.get("rollout", 0.0), self._stages.get("reward", 0.0)
+        return {
+            "total_s": total,
+            "rollout_s": rollout,
+            "reward_s": reward,
+            "update_s": total - rollout - reward,
+            "cpu_s": time.process_time() - self._cpu,
+        }
+
+
+def peak_bytes() -> int:
+    """Largest resident memory so far, of this process and the processes it started."""
+    if not Path("/proc/self/status").exists():
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return largest if sys.platform == "darwin" else largest * 1024
+    return sum(_high_water(process) for process in _descendants("self"))
+
+
+def _descendants(process: str) -> Iterator[str]:
+    yield process
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield from _descendants(child)
+
+
+def _high_water(process: str) -> int:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except FileNotFoundError:
+        return 0  # it has ended since
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

@@ -1,0 +1,143 @@
+"""The work both trainers are given: a model with random weights, prompts, completion lengths and a reward.
+
+Timing does not depend on weights once lengths are forced, so nothing is downloaded. `python benchmarks/workload.py DIR`
+writes the model folder.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+PAD, END = 0, 1
+"""Token ids; every other token is an ordinary word."""
+LORA_RANK, LORA_ALPHA = 16, 32
+LEARNING_RATE = 1e-5
+
+REWARD_SOURCE = '''\
+"""A reward that means nothing and differs for every completion: no group is without signal."""
+
+import zlib
+
+
+def noise(prompts, completions, **columns):
+    return [zlib.crc32(str(completion).encode()) / 2**32 for completion in completions]
+'''
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """A Qwen2 architecture; the default has 5.3M parameters."""
+
+    vocab_size: int = 4096
+    hidden_size: int = 256
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 2
+    intermediate_size: int = 704
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How long prompts and completions are."""
+
+    name: str
+    prompt_tokens: int
+    max_tokens: int
+    """Longest completion."""
+    skewed: bool = False
+    """Completion lengths are log-normal (median 110, sigma 0.8), at least 16, and exactly one has `max_tokens`;
+    otherwise all have `max_tokens`."""
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("short", 64, 64),
+        Shape("long_prompt", 1024, 64),
+        Shape("long_completion", 64, 512, skewed=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one worker process is to do; travels as a JSON file."""
+
+    shape: Shape
+    folder: str
+    """Holds model/ and noise.py; workers may write beside them."""
+    prompts_per_step: int
+    num_generations: int
+    steps: int
+    """Warm-up included."""
+    trl_rows: int
+    """Completions in one of TRL's micro-batches (per_device_train_batch_size)."""
+    size: ModelSize = field(default_factory=ModelSize)
+
+    @property
+    def num_rows(self) -> int:
+        return self.prompts_per_step * self.num_generations
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        values = json.loads(path.read_text())
+        return cls(**values | {"shape": Shape(**values["shape"]), "size": ModelSize(**values["size"])})
+
+
+def completion_lengths(shape: Shape, num_rows: int) -> list[int]:
+    """Tokens of each completion of a step, the same in every step.
+
+    >>> completion_lengths(Shape("short", 64, 64), 3), max(completion_lengths(SHAPES["long_completion"], 32))
+    ([64, 64, 64], 512)
+    """
+    if not shape.skewed:
+        return [shape.max_tokens] * num_rows
+    draw = random.Random(0)
+    drawn = [int(draw.lognormvariate(4.7, 0.8)) for _ in range(num_rows - 1)]
+    lengths = [min(max(length, 16), shape.max_tokens - 1) for length in drawn]
+    lengths.insert(draw.randrange(num_rows), shape.max_tokens)
+    return lengths
+
+
+def prompts(job: Job) -> list[str]:
+    """One different prompt for each place in each step; a word is a token."""
+    draw = random.Random(1)
+    words = range(END + 1, job.size.vocab_size)
+    count = job.prompts_per_step * job.steps
+    return [" ".join(f"w{draw.choice(words)}" for _ in range(job.shape.prompt_tokens)) for _ in range(count)]
+
+
+def write_model(folder: Path, size: ModelSize) -> None:
+    """Config, float32 weights and a word-level tokenizer; and the reward function beside the folder."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    vocabulary = {"<pad>": PAD, "<end>": END} | {f"w{i}": i for i in range(END + 1, size.vocab_size)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<end>")
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        **asdict(size),
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        pad_token_id=PAD,
+        bos_token_id=None,
+        eos_token_id=END,
+    )
+    Qwen2ForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder.parent / "noise.py").write_text(REWARD_SOURCE)
+
+
+if __name__ == "__main__":
+    job = Job.read(Path(sys.argv[1]))
+    write_model(Path(job.folder) / "model", job.size)
