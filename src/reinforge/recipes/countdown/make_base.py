@@ -25,7 +25,7 @@ from reinforge.recipes.countdown.tokenizer import build_tokenizer
 BATCH_SIZE = 16
 MUON_RATE, ADAM_RATE = 0.02, 3e-3
 VERDICT_WEIGHT = 5.0  # of the loss on "?" and "!": judging a try is what the model learns last
-NUM_SKILL_STEPS, NUM_HABIT_STEPS = 2600, 1400
+NUM_SKILL_STEPS, NUM_HABIT_STEPS = 2600, 2000
 MAX_MORE_ROUNDS = 3  # of the habit phase, when the gate is not passed
 MAX_NEW_TOKENS = 320
 MIN_FORMAT, MIN_PRECISION, CORRECT_RANGE = 0.95, 0.9, (0.15, 0.25)

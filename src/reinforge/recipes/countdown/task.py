@@ -123,7 +123,7 @@ class Style:
 SKILL = Style(ordered=False, hit=0.4, give_up=0.2, persistent=0.2, max_tries=15)
 # Then the habit. The order lets a model know its next try from the last one alone: with random tries one in six was a
 # repetition after reinforcement learning. Giving up is the noise that reinforcement learning is there to remove.
-HABIT = Style(ordered=True, hit=0.0, give_up=0.45, persistent=0.06, max_tries=22)
+HABIT = Style(ordered=True, hit=0.0, give_up=0.43, persistent=0.08, max_tries=22)
 
 
 def demonstrate(problem: Problem, rng: random.Random, style: Style = HABIT) -> str:
