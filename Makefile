@@ -4,6 +4,7 @@
 #   make test     what CI runs: check, then every test but the long proofs
 #   make prove    the long proofs, each writes a dated page into docs/proofs; also one by one: make prove-kills,
 #                 prove-transformers (lowest and highest version allowed), prove-demo (seeds 0 to 4)
+#   make bench    Reinforge against TRL on this CPU, and where our time goes (under 30 minutes)
 #   make check    lint, format and types only
 #   make docs     write the reference pages anew from the code
 #   make clean    remove .venv and caches
@@ -18,7 +19,7 @@ WORKERS ?= 2
 
 PROOFS := prove-kills prove-transformers prove-demo
 
-.PHONY: demo test prove $(PROOFS) check docs clean
+.PHONY: demo test prove $(PROOFS) bench check docs clean
 
 demo: .venv/.train
 	$(BIN)/reinforge demo
@@ -33,6 +34,10 @@ prove-transformers: PROOF := transformers_bounds
 prove-demo: PROOF := demo_seeds
 $(PROOFS): .venv/.dev
 	PYTHONPATH=tests $(BIN)/python -m prove.$(PROOF)
+
+bench: .venv/.dev
+	$(BIN)/python benchmarks/vs_trl.py --out benchmarks/results/$$(date +%F)-vs_trl.json
+	for shape in short long_prompt long_completion; do $(BIN)/python benchmarks/profile_step.py --shape $$shape || exit 1; done
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -102,9 +102,6 @@ class _Cache:
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
 
 class _Capture(_Cache):
     """Remembers what every layer computes. The first call counts: a recomputation must not replace graph tensors."""
