@@ -46,9 +46,9 @@ def gemm_gflops(size: int = 704, repeats: int = 20) -> float:
     a, b = torch.randn(2048, 256), torch.randn(256, size)
     best = float("inf")
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = time.process_time()
         torch.mm(a, b)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.process_time() - began)
     return 2 * 2048 * 256 * size / best / 1e9
 
 

@@ -1,0 +1,105 @@
+"""The benchmark against TRL: its bookkeeping, and one whole run of it on a toy. Nothing here asserts a speed."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Imports a script of benchmarks/ by name, as the scripts import each other."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def reply(total_s, tokens, **changes):
+    times = {"rollout_s": total_s / 4, "reward_s": 0.0, "update_s": total_s * 3 / 4, "cpu_s": total_s}
+    return {"total_s": total_s, **times, "completion_tokens": tokens, "peak_bytes": 100} | changes
+
+
+def make_job(bench, **changes):
+    workload = bench("workload")
+    values = {"shape": workload.SHAPES["short"], "folder": "none", "prompts_per_step": 2, "num_generations": 4}
+    return workload.Job(**values | {"steps": 3, "trl_rows": 4} | changes)
+
+
+@pytest.mark.parametrize("num_rows", [2, 32, 64])
+def test_skewed_lengths_are_within_bounds_and_exactly_one_is_longest(bench, num_rows):
+    workload = bench("workload")
+    lengths = workload.completion_lengths(workload.SHAPES["long_completion"], num_rows)
+    assert lengths == workload.completion_lengths(workload.SHAPES["long_completion"], num_rows)
+    assert len(lengths) == num_rows
+    assert sorted(lengths)[-1] == 512 > sorted(lengths)[-2]
+    assert min(lengths) >= 16
+
+
+def test_every_prompt_has_as_many_words_as_its_shape_has_tokens(bench):
+    prompts = bench("workload").prompts(make_job(bench))
+    assert [len(prompt.split()) for prompt in prompts] == [64] * 6
+    assert len(set(prompts)) == 6
+
+
+def test_a_job_survives_its_file(bench, tmp_path):
+    job = make_job(bench, shape=bench("workload").SHAPES["long_completion"])
+    job.write(tmp_path / "job.json")
+    assert bench("workload").Job.read(tmp_path / "job.json") == job
+
+
+def test_the_summary_takes_medians_without_the_warm_up_and_puts_trl_over_ours(bench):
+    tokens = 8 * 64
+    replies = {
+        "trl": [reply(s, tokens, peak_bytes=300) for s in (99.0, 6.0, 8.0, 7.0)],
+        "reinforge": [reply(s, tokens) for s in (50.0, 3.0, 3.5, 4.0)],
+    }
+    row = bench("vs_trl").summary(make_job(bench), replies, {"trl": 10, "reinforge": 20})
+    assert (row["trl_s"], row["reinforge_s"], row["ratio"]) == (7.0, 3.5, 2.0)
+    assert (row["cpu_ratio"], row["memory_ratio"], row["counted_steps"]) == (2.0, 3.0, 3)
+    assert row["reinforge_tokens_per_s"] == tokens / 3.5
+
+
+def test_a_side_that_drew_other_lengths_ends_the_benchmark(bench):
+    replies = {"trl": [reply(1.0, 512)] * 2, "reinforge": [reply(1.0, 511)] * 2}
+    with pytest.raises(SystemExit, match="reinforge drew 511 completion tokens on short, the job has 512"):
+        bench("vs_trl").summary(make_job(bench), replies, {"trl": 1, "reinforge": 1})
+
+
+def test_the_floor_counts_a_hand_made_model(bench):
+    """One layer of 2 x 2 with one head: 4 weights each in q, k, v, o, and 3 x 2 x 3 in the MLP."""
+    floor, workload = bench("floor"), bench("workload")
+    size = workload.ModelSize(
+        vocab_size=5,
+        hidden_size=2,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        intermediate_size=3,
+    )
+    assert floor.linear_parameters(size) == 4 * 4 + 18
+    assert floor.lora_parameters(size) == 16 * (4 * (2 + 2) + 3 * (2 + 3))
+    job = make_job(bench, shape=workload.Shape("toy", 2, 1), prompts_per_step=1, num_generations=1, size=size)
+    second = floor.step_floor(job, floor.Rates(1.0, 1.0, 1.0))
+    assert second.prefill_s == 2 * 34 * 2 + 4 * 2 * 2  # two tokens through the weights, two (2 x 2 / 2) seen keys
+    assert second.decode_s == 2 * (34 + 10) + 4 * 2 * 2.5 + 2.5 * 2 * 2 * 4  # one token; 2.5 keys; their bytes
+
+
+@pytest.mark.slow
+def test_both_trainers_run_a_toy_and_agree(bench, monkeypatch):
+    """Three processes start torch, so this takes its time. Both sides report the tokens that were forced."""
+    workload, vs_trl = bench("workload"), bench("vs_trl")
+    monkeypatch.setitem(vs_trl.ONE_THREAD, "PYTHONWARNINGS", "ignore")
+    size = workload.ModelSize(vocab_size=64, hidden_size=32, num_hidden_layers=2, intermediate_size=48)
+    shape = workload.Shape("toy", 6, 20, skewed=True)
+    result = vs_trl.measure(
+        [shape], prompts_per_step=2, counted_steps=1, budget_s=0.0, num_generations=4, trl_rows=4, size=size
+    )
+    (row,) = json.loads(json.dumps(result))["shapes"]
+    assert row["name"] == "toy"
+    assert row["completion_tokens"] == sum(workload.completion_lengths(shape, 8))
+    assert row["max_logprob_difference"] < 1e-5
+    assert row["gradient_cosine"] == pytest.approx(1.0, abs=1e-9)
+    assert row["ratio"] == row["trl_s"] / row["reinforge_s"]
+    assert "toy P=2 G=4" in vs_trl.table([row])
