@@ -21,6 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
+import reinforge.cluster.local  # noqa: F401 - what a run imports, before the fork
 from reinforge import api
 from reinforge.config import GRPOConfig
 from reinforge.run_store import FAILPOINTS, Run
@@ -59,8 +60,14 @@ def make_config(model: Path, folder: Path) -> GRPOConfig:
     )
 
 
-def in_child(work: Callable[[], object], failpoint: str | None = None, kill_after_s: float | None = None) -> int:
-    """Run `work` in a fork -> its exit status as `os.waitpid` gives it."""
+def in_child(
+    work: Callable[[], object],
+    failpoint: str | None = None,
+    kill_after_s: float | None = None,
+    counted_from: Path | None = None,
+) -> int:
+    """Run `work` in a fork -> its exit status as `os.waitpid` gives it. A kill comes so many seconds after the fork, or
+    after the file `counted_from` is there."""
     child = os.fork()
     if child == 0:
         try:
@@ -73,6 +80,8 @@ def in_child(work: Callable[[], object], failpoint: str | None = None, kill_afte
             traceback.print_exc()
             os._exit(1)
     if kill_after_s is not None:
+        while counted_from is not None and not counted_from.exists():
+            time.sleep(0.01)
         time.sleep(kill_after_s)
         os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
@@ -107,8 +116,10 @@ def main() -> None:
 
 
 def every_failpoint() -> list[str]:
-    """Each named point the first and the fourth time it is passed."""
-    return [f"{name}={count}" for name in FAILPOINTS if not name.startswith("rewind") for count in (1, 4)]
+    """Each named point the first and the sixth time it is passed: in the first step and, but for `after_file`, which
+    every checkpoint passes several times, in the last one. Six checkpoints are pruned twice."""
+    names = [name for name in FAILPOINTS if not name.startswith("rewind")]
+    return [f"{name}={count}" for name in names for count in (1, 2 if name == "checkpoint:during_prune" else 6)]
 
 
 class KillLoop:
@@ -123,6 +134,8 @@ class KillLoop:
             raise SystemExit("the uninterrupted run failed")
         self.straight_s = time.monotonic() - started
         self.expected = story(folder / "straight")
+        with Run.open(folder / "straight") as run:
+            self.trained_s = run.duration_s()
 
     def train(self, name: str) -> None:
         api.train(self.config, dataset=self.rows, runs_dir=self.folder, name=name)
@@ -139,24 +152,26 @@ class KillLoop:
 
     def at_random(self, draw: random.Random) -> None:
         """Kill at a random time, and the resumed run again."""
-        moment = draw.uniform(0.1, self.straight_s)
-        in_child(lambda: self.train("killed"), kill_after_s=moment)
-        if (self.folder / "killed" / "run.json").exists():
-            in_child(lambda: api.resume(self.folder / "killed"), kill_after_s=draw.uniform(0.1, self.straight_s))
+        killed = self.folder / "killed"
+        moment = draw.uniform(0.0, self.trained_s)
+        in_child(lambda: self.train("killed"), kill_after_s=moment, counted_from=killed / "run.json")
+        if not self.is_done():
+            in_child(lambda: api.resume(killed), kill_after_s=draw.uniform(0.0, self.straight_s))
             self.kills += 1
         self.finish(f"at {moment:.3f} s")
+
+    def is_done(self) -> bool:
+        with Run.open(self.folder / "killed") as run:
+            return run.status()[0] == "succeeded"
 
     def finish(self, what: str) -> None:
         """Resume to the end and compare with the uninterrupted run."""
         path = self.folder / "killed"
         self.kills += 1
-        if (path / "run.json").exists():  # else it died before there was a run
-            with Run.open(path) as run:
-                done = run.status()[0] == "succeeded"
-            if not done and in_child(lambda: api.resume(path)) != 0:
-                self.wrong.append(f"{what}: resume failed")
-            elif story(path) != self.expected:
-                self.wrong.append(f"{what}: differs")
+        if not self.is_done() and in_child(lambda: api.resume(path)) != 0:
+            self.wrong.append(f"{what}: resume failed")
+        elif story(path) != self.expected:
+            self.wrong.append(f"{what}: differs")
         shutil.rmtree(path, ignore_errors=True)
 
 

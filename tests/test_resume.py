@@ -19,7 +19,7 @@ def kill_loop(tiny_qwen2, tmp_path, *options):
 
 @pytest.mark.slow
 def test_killed_in_the_transaction_and_in_the_checkpoint_then_resumed(tiny_qwen2, tmp_path):
-    points = ["rows:before_commit=3", "rows:after_commit=4", "checkpoint:after_file=5", "checkpoint:after_rename=3"]
+    points = ["rows:before_commit=3", "rows:after_commit=4", "checkpoint:after_file=5", "checkpoint:after_prune=6"]
     found = kill_loop(tiny_qwen2, tmp_path, "--failpoints", *points)
     assert found["wrong"] == []
     assert found["kills"] == 3 * len(points)

@@ -89,14 +89,14 @@ def resume(run_path: Path | str, watcher: Watcher | None = None) -> Path:
 
     watcher = watcher or SilentWatcher()
     path = Path(run_path)
+    with Run.open(path) as run:
+        if run.status()[0] == "succeeded":
+            raise UsageError(f"{path} has done all {run.last_step()} steps.", hint="There is nothing to resume.")
     with Run.open(path, writable=True) as run:
         built = rebuild(run, watcher)
         try:
-            state = restore(built, run, watcher)
-            if state.step >= built.task.config.train_steps:
-                run.finish("succeeded")
-                raise UsageError(f"{path} has done all {state.step} steps.", hint="There is nothing to resume.")
-            _run_to_end(built, run, watcher, state)
+            # After the last checkpoint there may be no step left to do, and still an adapter to publish.
+            _run_to_end(built, run, watcher, restore(built, run, watcher))
         finally:
             built.close()
     return path
@@ -288,7 +288,7 @@ def _publish_adapter(run: Run) -> None:
     writing = run.path / ".adapter"
     shutil.rmtree(writing, ignore_errors=True)
     shutil.copytree(newest.path / "adapter", writing)
-    shutil.rmtree(run.path / "adapter")
+    shutil.rmtree(run.path / "adapter", ignore_errors=True)  # gone already if killed between these two lines
     writing.rename(run.path / "adapter")
 
 
