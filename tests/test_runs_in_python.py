@@ -185,6 +185,35 @@ def test_mistakes_show_before_anything_is_made(tiny_qwen2, tmp_path, rewards_fil
     assert not (tmp_path / "runs").exists()
 
 
+def test_failed_calls_show_in_an_evaluation(tiny_qwen2, tmp_path, rewards_file):
+    notes = []
+
+    class Watcher(SilentWatcher):
+        def note(self, text):
+            notes.append(text)
+
+    config = make_config(tiny_qwen2, rewards_file, "broken", "vowel", train_steps=1, eval={"max_prompts": 2})
+    rewards_file.write_text(
+        "def broken(prompt, completion, example):\n    return example['nope']\n\n"
+        "def vowel(prompt, completion, example):\n    return 'a' in completion\n"
+    )
+    path = reinforge.train(config, ROWS, runs_dir=tmp_path, name="broken", watcher=Watcher())
+    evaluation = reinforge.evaluate(path, watcher=Watcher())
+    assert evaluation.errors == {"broken": 8}
+    assert list(evaluation.function_means) == ["vowel"]
+    assert Run.open(path).evaluations()[0]["errors"] == {"broken": 8}
+    assert any(note.startswith("held-out: broken raised on 8 of 8") and "'nope'" in note for note in notes)
+
+
+def test_a_run_that_cannot_be_made_is_refused_before_anything_is_loaded(tmp_path, rewards_file):
+    config = make_config(tmp_path / "no model", rewards_file, "raises")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UsageError, match="exists already"):
+        reinforge.train(config, ROWS, runs_dir=tmp_path, name="taken")
+    with pytest.raises(UsageError, match="cannot name a folder"):
+        reinforge.train(config, ROWS, runs_dir=tmp_path, name="../up")
+
+
 def test_the_sampler_and_the_learner_agree_on_every_token(tiny_model, tmp_path, rewards_file):
     config = make_config(tiny_model, rewards_file, "raises", learning_rate=1e-2, sampling_params={"max_tokens": 24})
     path = reinforge.train(config, ROWS, runs_dir=tmp_path, name="gap")

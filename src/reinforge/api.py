@@ -64,6 +64,7 @@ def train(
     from reinforge.run_store import Run
 
     watcher = watcher or SilentWatcher()
+    Run.check_place(Path(runs_dir), name)
     started = datetime.datetime.now().replace(microsecond=0)
     rows = None if dataset is None else [dict(row) for row in dataset]
     directory = base_dir or Path.cwd()
@@ -103,7 +104,7 @@ def resume(run_path: Path | str, watcher: Watcher | None = None) -> Path:
 
 
 def evaluate(
-    subject: str,
+    subject: str | Path,
     config: GRPOConfig | None = None,
     *,
     base_dir: Path | None = None,
@@ -118,6 +119,7 @@ def evaluate(
     from reinforge.cluster import local
     from reinforge.evaluation import evaluate as score
     from reinforge.grading.grader import RewardFunctionGrader
+    from reinforge.insight.faults import reward_faults
     from reinforge.policy.subject import find_subject
     from reinforge.run_store import Run
 
@@ -132,7 +134,11 @@ def evaluate(
     else:
         grader = RewardFunctionGrader.from_config(config.reward_fns, directory)
     with local.evaluation(config, directory, grader, found, data=data, tell=watcher.note, rows=rows) as built:
-        return score(built.prompts, built.sampler, built.grader, config.eval, config.seed)[0]
+        settings = config.eval if data is None else config.eval.model_copy(update={"max_prompts": None})
+        evaluation, groups = score(built.prompts, built.sampler, built.grader, settings, config.seed)
+    for event in reward_faults(groups):
+        watcher.note(event.message)
+    return evaluation
 
 
 def grade(
@@ -185,12 +191,17 @@ def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState |
     from reinforge.errors import Interrupted, StoppedByGuard
 
     try:
-        with _stop_signals() as stop:
+        with _stop_signals(watcher) as stop:
             loop.train(built.task, built.roles, run, watcher, state, stop)
         _publish_adapter(run)
         run.finish("succeeded")
     except (Interrupted, StoppedByGuard):
         raise
+    except KeyboardInterrupt:
+        with suppress(ReinforgeError):
+            run.finish("interrupted", f"in the middle of step {run.last_step() + 1}")
+        hint = f"Go on from the last checkpoint with: reinforge runs resume {run.path}"
+        raise Interrupted("Stopped at once.", hint=hint) from None
     except BaseException as fault:
         with suppress(ReinforgeError):  # a full disk, say: the fault itself is what people must see
             run.finish("failed", f"{type(fault).__name__}: {fault}")
@@ -198,7 +209,7 @@ def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState |
 
 
 @contextmanager
-def _stop_signals() -> Iterator[StopRequest]:
+def _stop_signals(watcher: Watcher) -> Iterator[StopRequest]:
     """Ctrl-C and SIGTERM ask the loop to stop after its step; a second one ends the process at once."""
     from reinforge.loop import StopRequest
 
@@ -210,6 +221,7 @@ def _stop_signals() -> Iterator[StopRequest]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.signal, stop.exit_code = signal.Signals(number).name, 128 + number
+        watcher.note(f"{stop.signal}: stopping after this step; once more stops at once")
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     try:

@@ -48,6 +48,7 @@ def _outcomes(group: Group, settings: EvalConfig) -> tuple[Outcome, ...]:
             correct=is_correct(grade, settings.correct_fn, settings.correct_from),
             values=tuple((score.name, score.value) for score in grade.scores),
             truncated=completion.is_truncated,
+            failed=tuple(score.name for score in grade.scores if score.state == "error"),
         )
         for completion, grade in zip(group.completions, group.grades, strict=True)
     )

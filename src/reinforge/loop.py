@@ -175,6 +175,8 @@ def _evaluate_if_due(task: Task, roles: Roles, run: Run, watcher: Watcher, step:
     evaluation, groups = evaluate(task.heldout_prompts, roles.sampler, roles.grader, settings, task.config.seed)
     run.save_evaluation(f"step-{step:08d}", evaluation.as_json(step))
     watcher.evaluation(step, evaluation, groups)
+    for event in reward_faults(groups):
+        watcher.note(f"held-out: {event.message}")
     return evaluation.pass_at_1
 
 

@@ -9,7 +9,7 @@ from reinforge.insight.evaluation import Evaluation
 
 def test_the_demo_ends_with_completions_side_by_side_and_the_figures():
     def evaluation(pass_at_1: float) -> Evaluation:
-        return Evaluation(pass_at_1, (pass_at_1 - 0.1, pass_at_1 + 0.1), 0.5, {}, 0.0, 0.25, None, 8, 32)
+        return Evaluation(pass_at_1, (pass_at_1 - 0.1, pass_at_1 + 0.1), 0.5, {}, {}, 0.0, 0.25, None, 8, 32)
 
     result = DemoResult(
         run=Path("runs/demo"),

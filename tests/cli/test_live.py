@@ -22,7 +22,7 @@ METRICS = {
     "policy/kl": 0.00312,
     "speed/tokens_per_s": 412.0,
 }
-EVALUATION = Evaluation(0.5, (0.25, 0.75), 0.4, {}, 0.0, 0.625, None, 8, 32)
+EVALUATION = Evaluation(0.5, (0.25, 0.75), 0.4, {}, {}, 0.0, 0.625, None, 8, 32)
 
 
 def groups_of(text: str, *, masked: bool = False) -> tuple[Group, ...]:

@@ -27,13 +27,20 @@ if TYPE_CHECKING:
 @click.option("--data", metavar="PATH", help="Evaluate on all rows of this data set instead of the held-out ones.")
 @runs_dir_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.pass_context
 def eval_command(
-    subject: str, configs: tuple[Path, ...], overrides: tuple[str, ...], data: str | None, runs_dir: Path, as_json: bool
+    context: click.Context,
+    subject: str,
+    configs: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    data: str | None,
+    runs_dir: Path,
+    as_json: bool,
 ) -> None:
     """Score a model, an adapter or a run on held-out prompts.
 
     MODEL_OR_ADAPTER is a folder or hub id of a model, an adapter folder, a run (RUN) or a run at a checkpoint
-    (RUN@STEP). A run brings its own config; anything else needs --config.
+    (RUN@STEP). A run brings its own config; anything else needs --config. Exit code 3 if a reward function failed.
     """
     from reinforge import api
     from reinforge.config_file import load_config
@@ -45,6 +52,7 @@ def eval_command(
         data = str(Path(data).resolve())  # a run's own paths start where it began
     evaluation = api.evaluate(find_subject_name(subject, runs_dir), config, data=data, watcher=PlainLines(0))
     click.echo(json.dumps({"subject": subject, **asdict(evaluation)}) if as_json else _text(evaluation))
+    context.exit(3 if evaluation.errors else 0)
 
 
 def _text(evaluation: Evaluation) -> str:
@@ -56,6 +64,7 @@ def _text(evaluation: Evaluation) -> str:
         ["pass@1, greedy", figure(evaluation.greedy_pass_at_1), interval(evaluation.greedy_ci95)],
         ["reward", figure(evaluation.reward_mean), ""],
         *([f"  {name}", figure(mean), ""] for name, mean in evaluation.function_means.items()),
+        *([f"  {name}, failed calls", str(count), ""] for name, count in evaluation.errors.items()),
         ["cut off", figure(evaluation.truncated_share), ""],
     ]
     counted = f"{evaluation.num_prompts} prompts, {evaluation.num_samples} completions"

@@ -125,7 +125,7 @@ class Shower:
 def evaluation_text(step: int, evaluation: Evaluation) -> str:
     """
     >>> from reinforge.insight.evaluation import Evaluation
-    >>> evaluation_text(20, Evaluation(0.5, (0.25, 0.75), 0.4, {}, 0.0, 0.625, None, 8, 32))
+    >>> evaluation_text(20, Evaluation(0.5, (0.25, 0.75), 0.4, {}, {}, 0.0, 0.625, None, 8, 32))
     'held-out at step 20: pass@1 0.500 (95 % interval 0.250 .. 0.750), greedy 0.625, 8 prompts x 4'
     """
     low, high = evaluation.ci95 or (None, None)

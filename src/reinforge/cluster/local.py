@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def build(
     a resumed run must give again (grading/replay.py).
     """
     try:
-        train_examples, heldout_examples = _load_data(config, base_dir, rows)
+        train_examples, heldout_examples = _load_data(config, base_dir, rows, tell)
         policy = load_policy(
             config.base_model,
             config.lora,
@@ -86,6 +87,7 @@ def build(
             tell(note)
         renderer = Renderer.from_folder(policy.folder, today=started)
         task = _task(config, renderer, policy, train_examples, heldout_examples, tell)
+        tell(f"{len(task.train_prompts):,} prompts to train on, {len(task.heldout_prompts):,} held out")
         sampler = make_sampler(policy, renderer, config.sampling_params, task.max_tokens, config.slots)
         learner = LocalLearner(
             policy, config, max_tokens=task.max_tokens, learning_rate=_learning_rate(config, total - trainable, tell)
@@ -126,7 +128,7 @@ def evaluation(
         if data is not None:
             examples = load_examples(config.data.model_copy(update={"path": data}), base_dir)
         else:
-            _, examples = _load_data(config, base_dir, rows)
+            _, examples = _load_data(config, base_dir, rows, tell)
         policy = subject.load(dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code)
         torch.set_num_threads(pick_threads(config.threads, policy.parameter_counts()[1]))
         renderer = Renderer.from_folder(policy.folder)
@@ -157,11 +159,20 @@ def window_of(policy: Policy) -> int | None:
     return None if window is None else int(window)
 
 
-def _load_data(config: GRPOConfig, base_dir: Path, rows: Rows | None) -> tuple[list[Example], list[Example]]:
+def _gaps(examples: Sequence[Example]) -> Counter[str]:
+    """Columns that lack a value in some rows, and in how many."""
+    return Counter(name for example in examples for name, value in example.columns.items() if value is None)
+
+
+def _load_data(
+    config: GRPOConfig, base_dir: Path, rows: Rows | None, tell: Tell
+) -> tuple[list[Example], list[Example]]:
     data = config.data
     if rows is None and data.path is None:
         raise ConfigError("data.path is not set, so there is nothing to train on.", hint="Set it, or use --data PATH.")
     examples = load_examples(data, base_dir) if rows is None else examples_from_rows(rows, data)
+    for column, count in _gaps(examples).items():
+        tell(f'column "{column}" has no value in {count} of {len(examples)} rows (reward functions see None)')
     if data.heldout_path is None:
         return split_examples(examples, data.heldout, data.stratify_column, config.seed)
     apart = DataConfig.model_validate(data.model_dump() | {"path": data.heldout_path, "heldout_path": None})
@@ -195,9 +206,7 @@ def _task(
             return []
         return render_prompts(examples, renderer, limit, config.data.overlong_prompts, tell, way_out)
 
-    task = Task(config, render(train_examples), render(heldout_examples), max_tokens)
-    tell(f"{len(task.train_prompts):,} prompts to train on, {len(task.heldout_prompts):,} held out")
-    return task
+    return Task(config, render(train_examples), render(heldout_examples), max_tokens)
 
 
 def _max_tokens(config: GRPOConfig, renderer: Renderer, examples: Sequence[Example], tell: Tell) -> int:

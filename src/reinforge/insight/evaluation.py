@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ class Outcome:
     values: tuple[tuple[str, float | None], ...] = ()
     """(function, value) where it gave one."""
     truncated: bool = False
+    failed: tuple[str, ...] = ()
+    """Functions that failed on it; each counts as 0 in the reward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,9 @@ class Evaluation:
     reward_mean: float | None
     """Of sampled completions, every prompt weighing the same."""
     function_means: dict[str, float]
+    """Of the values the functions gave; a failed call gives none."""
+    errors: dict[str, int]
+    """Function -> failed calls on sampled completions, where there were any."""
     truncated_share: float | None
     greedy_pass_at_1: float | None
     greedy_ci95: tuple[float, float] | None
@@ -75,6 +81,7 @@ def evaluate_outcomes(prompts: Sequence[PromptOutcomes]) -> Evaluation:
         ci95=clustered_interval(correct),
         reward_mean=_mean([_mean([outcome.reward for outcome in valid]) for valid in sampled]),
         function_means=_function_means(sampled),
+        errors=dict(Counter(name for outcome in outcomes for name in outcome.failed)),
         truncated_share=_mean([outcome.truncated for outcome in outcomes]),
         greedy_pass_at_1=_mean([_mean(row) for row in correct_greedy]),
         greedy_ci95=clustered_interval(correct_greedy),

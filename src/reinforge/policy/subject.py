@@ -36,9 +36,10 @@ class Subject:
         return policy
 
 
-def find_subject(name: str) -> Subject:
+def find_subject(name: str | Path) -> Subject:
     """A run's directory (its adapter, or the newest checkpoint's), RUN@STEP (that checkpoint's), an adapter folder, or
     the folder or hub id of a model."""
+    name = str(name)
     path, at, step = name.rpartition("@")
     if at and (Path(path) / "run.json").is_file():
         return _of_run(Path(path), _number(name, step))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import secrets
 import shutil
@@ -70,8 +71,7 @@ class Run(RowReader):
             try:
                 path.mkdir(parents=True)
             except FileExistsError:
-                hint = "Choose another name, or go on with `reinforge runs resume`."
-                raise UsageError(f"{path} exists already.", hint=hint) from None
+                raise _exists(path) from None
         identity = {"id": run_id, "name": path.name, "created": created.isoformat(timespec="seconds")}
         try:
             with disk_errors(path):
@@ -93,6 +93,15 @@ class Run(RowReader):
         # Last: a folder with this file is a run.
         replace_durably(path / "run.json", json.dumps(dict(about), indent=2, allow_nan=False).encode())
         return cls(path, db, lock)
+
+    @staticmethod
+    def check_place(parent: Path, name: str | None) -> None:
+        """UsageError if a run of this name cannot be created: to know before a model is loaded."""
+        if name is not None and (parent / _checked_name(name)).exists():
+            raise _exists(parent / name)
+        existing = next(folder for folder in (parent, *parent.absolute().parents) if folder.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise UsageError(f"No run can be made in {parent}: {existing} cannot be written to.")
 
     @classmethod
     def open(cls, path: Path, writable: bool = False) -> Run:
@@ -304,6 +313,11 @@ def list_runs(parent: Path) -> list[Path]:
     found = [path.parent for path in parent.glob("*/run.json")]
     created = {path: json.loads((path / "run.json").read_bytes()).get("created", "") for path in found}
     return sorted(found, key=lambda path: (created[path], path.name), reverse=True)
+
+
+def _exists(path: Path) -> UsageError:
+    hint = "Choose another name, or go on with `reinforge runs resume`."
+    return UsageError(f"{path} exists already.", hint=hint)
 
 
 def _checked_name(name: str) -> str:
