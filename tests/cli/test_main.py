@@ -9,7 +9,7 @@ import pytest
 
 from reinforge import errors
 from reinforge.cli import main
-from reinforge.cli.text import visible
+from reinforge.cli.text import table, visible
 
 FAILURES = {
     "config": (errors.ConfigError("seed = x.", hint="Set seed = 0."), 2, "config  seed = x.\n        Set seed = 0.\n"),
@@ -85,3 +85,12 @@ def test_error_messages_cannot_act_on_the_terminal(command_that, capsys: pytest.
 @pytest.mark.parametrize("text", ["Größe 漢字\u3000x", "👩\u200d👩\u200d👧 हिन्दी", "नमस्\u200cते", "a\tb\nc"])
 def test_texts_of_any_language_show_as_they_are(text: str):
     assert visible(text) == text
+
+
+def test_only_columns_of_figures_are_flushed_right():
+    rows = [["3rd", "12ab", "0.5", "-", "5/200"], ["b", "7", "-12.25", "40%", "10/200"]]
+    assert table(["name", "hash", "mean", "share", "step"], rows).splitlines() == [
+        "name  hash    mean  share    step",
+        "3rd   12ab     0.5      -   5/200",
+        "b     7     -12.25    40%  10/200",
+    ]

@@ -62,6 +62,11 @@ def test_verify_computes_a_step_again(trained: Path, capsys: pytest.CaptureFixtu
     assert reinforge(["verify", "first@3", "--runs-dir", str(trained / "runs"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["equal"], result["from_step"]) == (True, 2)
+    state = result["stored"]["state"]
+    assert reinforge(["verify", "first@3", "--runs-dir", str(trained / "runs")]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[1].split() == ["state", state[:12], state[:12]]
+    assert len(state) > 12
     assert reinforge(["verify", "first@9", "--runs-dir", str(trained / "runs")]) == 2
     assert reinforge(["verify", "first", "--runs-dir", str(trained / "runs")]) == 2
     assert "Write RUN@STEP" in capsys.readouterr().err

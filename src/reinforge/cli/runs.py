@@ -207,8 +207,13 @@ def verify_command(context: click.Context, step: str, runs_dir: Path, as_json: b
     if as_json:
         click.echo(json.dumps({**asdict(found), "equal": found.equal}))
     else:
-        rows = [[what, found.stored[what], found.again[what]] for what in found.stored]
+        rows = [[what, *_hashes_text(found.stored[what], found.again[what])] for what in found.stored]
         click.echo(table(["hash of", "stored", "again"], rows))
         verdict = "equal" if found.equal else "DIFFERENT"
         click.echo(f"step {found.step}, computed again from the checkpoint at step {found.from_step}: {verdict}")
     context.exit(0 if found.equal else 1)
+
+
+def _hashes_text(stored: str, again: str) -> tuple[str, str]:
+    """Equal ones by their beginning; the whole of two that differ."""
+    return (stored[:12], again[:12]) if stored == again else (stored, again)

@@ -4,6 +4,7 @@ pose as our own words."""
 from __future__ import annotations
 
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,10 @@ from typing import IO
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories that act or hide instead of showing: control, text direction, half characters, line breaks."""
 _JOINERS = "\u200c\u200d"  # inside many scripts' words and emoji
+
+
+_FIGURE = re.compile(r"-|-?\d+(\.\d+)?(e[-+]?\d+)?%?|\d+(:\d\d)+|\d+/\d+")
+"""`-`, a number, a share, a duration, or a step of how many."""
 
 
 def visible(text: str, *, one_line: bool = False) -> str:
@@ -41,17 +46,17 @@ def say(text: str) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns side by side, texts to the left and figures to the right; strangers' text made harmless.
+    """Columns side by side, those that hold nothing but figures to the right; strangers' text made harmless.
 
-    >>> print(table(["name", "mean"], [["right", "0.5"], ["a", "-1.25"]]))
+    >>> print(table(["name", "mean"], [["right", "0.5"], ["2nd", "-1.25"]]))
     name    mean
     right    0.5
-    a      -1.25
+    2nd    -1.25
     """
     lines = [list(header), *([visible(cell, one_line=True) for cell in row] for row in rows)]
     columns = list(zip(*lines, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    right = [any(map(_is_figure, column[1:])) and all(map(_is_figure, column[1:])) for column in columns]
+    right = [len(column) > 1 and all(map(_FIGURE.fullmatch, column[1:])) for column in columns]
     padded = (
         [
             cell.rjust(width) if flush else cell.ljust(width)
@@ -60,10 +65,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         for line in lines
     )
     return "\n".join("  ".join(line).rstrip() for line in padded)
-
-
-def _is_figure(text: str) -> bool:
-    return text == "-" or text[:1].isdigit() or (text[:1] == "-" and text[1:2].isdigit())
 
 
 def figure(value: float | None, form: str = ".3f") -> str:
