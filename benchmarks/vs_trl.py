@@ -67,8 +67,10 @@ class Worker:
 
     def stop(self) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()  # a worker that waits for its next step ends here
         self._process.wait()
+        self._process.stdout.close()
 
 
 def run_shape(job: Job, folder: Path, budget_s: float) -> Reply:

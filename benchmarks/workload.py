@@ -1,7 +1,7 @@
 """The work both trainers are given: a model with random weights, prompts, completion lengths and a reward.
 
-Timing does not depend on weights once lengths are forced, so nothing is downloaded. `python benchmarks/workload.py DIR`
-writes the model folder.
+Timing does not depend on weights once lengths are forced, so nothing is downloaded.
+`python benchmarks/workload.py JOB.json` writes the job's model folder.
 """
 
 from __future__ import annotations
