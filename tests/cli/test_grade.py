@@ -40,8 +40,24 @@ def test_every_function_of_a_file_and_what_failed(folder: Path, capsys: pytest.C
     assert lines[2][:9] == ["flaky", "1", "0.100", "0.000", "0.100", "0.100", "1", "0", "0"]
     assert lines[4] == ["3", "completions,", "mean", "reward", "0.733"]
     assert lines[-1] == ["3", "1.000", "1.000", "error", "7"]
-    assert err.startswith("row 3: flaky error (raised): KeyError: 'seven'")
+    assert err.startswith("flaky raised on 1 of 3 completions (first: row 3): KeyError: 'seven'")
     assert "  it printed: about to fail\\x1b[2J" in err
+
+
+def test_failed_calls_are_told_by_cause_the_frequent_first(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "rewards.py").write_text(
+        "def broken(prompt, completion, example):\n    raise (KeyError if completion > '6' else ValueError)(completion)\n"
+        "def always(prompt, completion, example):\n    raise KeyError('x')\n"
+    )
+    rows = [{"prompt": "p", "completion": str(i)} for i in range(8)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert reinforge(["grade", "rewards.py", "--data", "rows.jsonl", "--rows", "0"]) == 3
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "8 completions, mean reward -"
+    told = [line for line in err.splitlines() if not line.startswith("  ")]
+    assert told[0] == "always raised on 8 of 8 completions (first: row 1): KeyError: 'x'"
+    assert told[1] == "broken raised on 1 of 8 completions (first: row 1): ValueError: 0"
+    assert told[5:] == ["... and 4 more causes; --json lists every call."]
 
 
 def test_json_has_every_score_and_nothing_else_is_on_stdout(folder: Path, capsys: pytest.CaptureFixture[str]):

@@ -66,6 +66,14 @@ def test_json_lines_are_the_only_words_on_stdout(capsys: pytest.CaptureFixture[s
     assert json.loads(out.splitlines()[0])["metrics"] == METRICS
 
 
+def test_failed_calls_show_even_if_the_means_hide_them(capsys: pytest.CaptureFixture[str]):
+    display = PlainLines(200)
+    display.step(1, {**METRICS, "reward/error_share": 0.003}, ())
+    assert "right 0.250  [bold] 0.500  errors 0.3%  std 0.210" in capsys.readouterr().err
+    display.step(2, {**METRICS, "reward/error_share": 0.0}, ())
+    assert "errors" not in capsys.readouterr().err
+
+
 def test_time_left_is_the_steps_left_times_the_mean_of_the_latest(capsys: pytest.CaptureFixture[str]):
     display = PlainLines(10)
     for step, step_s in ((1, 2.5), (2, 0.5)):

@@ -10,7 +10,9 @@ from reinforge.insight.metrics import step_metrics
 from reinforge.run_store import Event, Run, StepRecord
 from reinforge.types import Completion, Example, Grade, Group, Prompt, Score
 
-CONFIG = {"base_model": "org/model", "train_steps": 5}
+FUNCTIONS = {"short": "rewards.py:short", "right": "rewards.py:right"}
+CONFIG = {"base_model": "org/model", "train_steps": 5, "reward_fns": {"functions": FUNCTIONS}}
+PRINTED = "tokens: 3\n-- example 9\x1b[2J" + "x" * 500
 
 
 def make_run(runs_dir: Path, name: str, num_steps: int = 2) -> Run:
@@ -20,10 +22,10 @@ def make_run(runs_dir: Path, name: str, num_steps: int = 2) -> Run:
         completions = tuple(
             Completion(g, (3, 4), f"text {g}\u202e", "stop", (-1.0, -1.0), (-1.0, -1.0), 0) for g in range(2)
         )
-        failed = Score("short", "short_v1", None, state="error", kind="raised", message="KeyError")
+        failed = Score("short", "short_v1", None, state="error", kind="raised", message="KeyError", prints=PRINTED)
         grades = (
-            Grade((Score("right", "right_v1", 1.0, weight=0.5), failed)),
-            Grade((Score("right", "right_v1", 0.0, weight=0.5), Score("short", "short_v1", 1.0))),
+            Grade((failed, Score("right", "right_v1", 1.0, weight=0.5))),
+            Grade((Score("short", "short_v1", 1.0), Score("right", "right_v1", 0.0, weight=0.5))),
         )
         groups = (Group(prompt, 0, completions, grades),)
         events = (Event("reward_error", "short raised KeyError\r on 1 of 2 completions", level="warning"),)
@@ -81,13 +83,19 @@ def test_show_tells_the_whole_story(runs_dir: Path, capsys: pytest.CaptureFixtur
         ["2", "0.500", "-", "0.600", "-", "-"],
     ]
     assert [line.split()[:7] for line in tables["reward function"]] == [
-        ["right_v1", "0.5", "0.500", "4", "0", "0", "0"],
         ["short_v1", "1", "1.000", "2", "2", "0", "0"],
+        ["right_v1", "0.5", "0.500", "4", "0", "0", "0"],
     ]
     assert [line.split() for line in tables["step"]] == [
-        [step, "0.750", "0.500", "1.000", "0.354", "0%", "2", "0.2500", "2"] for step in ("1", "2")
+        [step, "0.750", "1.000", "0.500", "50.0%", "0.354", "0%", "2", "0.2500", "2"] for step in ("1", "2")
     ]
-    assert "-- example 2, completion 0: reward 0.5 (right 1, short -)\nprompt 2\\x1b[2J ▸ text 0\\u202e" in text
+    (names,) = (line for line in text.splitlines() if line.startswith("step  "))
+    assert names.split()[1:5] == ["reward", "short", "right", "errors"]
+    assert (
+        "-- example 2, completion 0: reward 0.5 (short -, right 1)\nprompt 2\\x1b[2J ▸ text 0\\u202e\n"
+        "  short error (raised): KeyError\n  short printed: tokens: 3\n    -- example 9\\x1b[2Jxxx"
+    ) in text
+    assert "x" * 300 + "...\n" in text
     assert text.splitlines()[-1] == "warning step 2  short raised KeyError\\r on 1 of 2 completions"
 
 

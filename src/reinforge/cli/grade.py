@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reinforge.cli.text import figure, say, table, visible
+from reinforge.cli.text import figure, say, shortened, table, visible
 from reinforge.errors import DataError
 
 if TYPE_CHECKING:
     from reinforge.types import Grade, Score
 
-NUM_FAULTS = 5
-"""Failed calls that are told in full."""
+MAX_CAUSES = 5
+"""Of failed calls that are told; each is a function and the first line of its message."""
 
 
 @click.command("grade")
@@ -92,6 +92,8 @@ def _summary_text(functions: Sequence[Mapping[str, Any]], grades: Sequence[Grade
         for function in functions
     ]
     rewards = [grade.reward for grade in grades if grade.reward is not None]
+    if all(score.state != "ok" for grade in grades for score in grade.scores):
+        rewards = []  # failed calls count as 0, and a mean of nothing but those tells nothing
     mean = figure(statistics.fmean(rewards) if rewards else None)
     return f"{table(header, rows)}\n\n{len(grades)} completions, mean reward {mean}"
 
@@ -99,7 +101,7 @@ def _summary_text(functions: Sequence[Mapping[str, Any]], grades: Sequence[Grade
 def _rows_text(rows: Sequence[Mapping[str, Any]], grades: Sequence[Grade]) -> str:
     names = [score.name for score in grades[0].scores]
     lines = [
-        [str(i + 1), figure(grade.reward), *map(_score_text, grade.scores), _shortened(row["completion"])]
+        [str(i + 1), figure(grade.reward), *map(_score_text, grade.scores), shortened(row["completion"], 60)]
         for i, (row, grade) in enumerate(zip(rows, grades, strict=False))
     ]
     return table(["row", "reward", *names, "completion"], lines)
@@ -109,20 +111,23 @@ def _score_text(score: Score) -> str:
     return figure(score.value) if score.state == "ok" else score.state
 
 
-def _shortened(text: str, width: int = 60) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
-
-
 def _json_row(index: int, grade: Grade) -> dict[str, Any]:
     return {"row": index + 1, "reward": grade.reward, "scores": [asdict(score) for score in grade.scores]}
 
 
 def _tell_faults(grades: Sequence[Grade]) -> None:
-    """The first failed calls, with what the function printed."""
-    faults = [(i, score) for i, grade in enumerate(grades) for score in grade.scores if score.state != "ok"]
-    for i, score in faults[:NUM_FAULTS]:
-        say(f"row {i + 1}: {visible(score.name)} {score.state} ({score.kind}): {visible(score.message)}")
+    """The causes of failed calls, the most frequent first, each as its first call told it."""
+    causes: dict[tuple[str, str, str], list[tuple[int, Score]]] = {}
+    for row, grade in enumerate(grades, start=1):
+        for score in grade.scores:
+            if score.state != "ok":
+                cause = (score.name, score.kind, score.message.strip().partition("\n")[0])
+                causes.setdefault(cause, []).append((row, score))
+    for calls in sorted(causes.values(), key=len, reverse=True)[:MAX_CAUSES]:
+        row, score = calls[0]
+        failed = f"{score.name} {score.kind} on {len(calls)} of {len(grades)} completions (first: row {row})"
+        say(visible(f"{failed}: {score.message.strip()}").replace("\n", "\n  "))
         if score.prints:
             say("  it printed: " + visible(score.prints.strip()).replace("\n", "\n  "))
-    if len(faults) > NUM_FAULTS:
-        say(f"... and {len(faults) - NUM_FAULTS} more failed calls; --json lists all.")
+    if len(causes) > MAX_CAUSES:
+        say(f"... and {len(causes) - MAX_CAUSES} more causes; --json lists every call.")

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -69,10 +69,16 @@ class Columns:
         return {"step": f"{step}/{self._num_steps}", **self.values(metrics), "left": duration(left_s)}
 
     @staticmethod
-    def values(metrics: Mapping[str, float]) -> dict[str, str]:
-        """What the metrics alone say; what they do not hold (KL without `beta`) is left out."""
+    def values(metrics: Mapping[str, float], functions: Iterable[str] = ()) -> dict[str, str]:
+        """What the metrics alone say, `functions` first to last; what they do not hold (KL without `beta`) is left out.
+
+        The mean of a function is that of the calls that gave a value: `errors` shows when some did not.
+        """
+        names = function_names(metrics, functions)
         columns = {"reward": ("reward/mean", ".3f")}
-        columns |= {visible(name, one_line=True): (f"reward/{name}/mean", ".3f") for name in function_names(metrics)}
+        columns |= {visible(name, one_line=True): (f"reward/{name}/mean", ".3f") for name in names}
+        if metrics.get("reward/error_share", 0.0) > 0:
+            columns["errors"] = ("reward/error_share", ".1%")
         columns |= {
             "std": ("reward/std", ".3f"),
             "zero-var": ("group/zero_variance_share", ".0%"),
@@ -83,13 +89,25 @@ class Columns:
         return {title: figure(metrics[name], form) for title, (name, form) in columns.items() if name in metrics}
 
 
-def function_names(metrics: Mapping[str, float]) -> list[str]:
-    """
-    >>> function_names({"reward/mean": 1, "reward/right/mean": 1, "reward/a/b/mean": 0, "reward/right/std": 0})
-    ['right', 'a/b']
+def function_names(metrics: Mapping[str, float], first: Iterable[str] = ()) -> list[str]:
+    """The functions that have a mean, those of `first` in that order before the others.
+
+    >>> metrics = {"reward/mean": 1, "reward/right/mean": 1, "reward/a/b/mean": 0, "reward/right/std": 0}
+    >>> function_names(metrics), function_names(metrics, ["a/b", "gone", "right"])
+    (['right', 'a/b'], ['a/b', 'right'])
     """
     matches = (re.fullmatch(r"reward/(.+)/mean", key) for key in metrics)
-    return [match[1] for match in matches if match]
+    found = [match[1] for match in matches if match]
+    return list(dict.fromkeys([*(name for name in first if name in found), *found]))
+
+
+def column_names(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """Of rows that may lack some; the fullest row sets the order.
+
+    >>> column_names([{"reward": "1", "KL": "0"}, {"reward": "1", "errors": "2%", "KL": "0"}])
+    ['reward', 'errors', 'KL']
+    """
+    return list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
 
 
 @dataclass(frozen=True)
@@ -223,7 +241,7 @@ class LiveTable:
         from rich.text import Text
 
         table = Table(box=None, header_style="bold", pad_edge=False)
-        names = list(dict.fromkeys(name for row in self._rows for name in row))
+        names = column_names(self._rows)
         for name in names:
             table.add_column(Text(name), justify="right", no_wrap=True)
         for row in self._rows:

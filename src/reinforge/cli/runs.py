@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reinforge.cli.options import find_run, runs_dir_option
-from reinforge.cli.text import duration, figure, table, visible
+from reinforge.cli.text import duration, figure, shortened, table, visible
 from reinforge.errors import UsageError
 
 if TYPE_CHECKING:
     from reinforge.run_store import Run
+
+MAX_PRINTED = 400
+"""Characters shown of what a reward function said about one completion; `--json` has all that was kept."""
 
 
 @click.group("runs")
@@ -61,7 +64,11 @@ def _list_row(summary: dict[str, Any]) -> list[str]:
 @runs_dir_option
 @click.option("--steps", "num_steps", type=click.IntRange(min=0), default=10, show_default=True, help="Latest steps.")
 @click.option(
-    "--completions", "num_completions", type=click.IntRange(min=0), default=0, help="Completions of the last step."
+    "--completions",
+    "num_completions",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Completions of the last step, and what functions printed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def show_command(run: str | None, runs_dir: Path, num_steps: int, num_completions: int, as_json: bool) -> None:
@@ -127,7 +134,8 @@ def _completions(run: Run, limit: int) -> list[dict[str, Any]]:
 def _story_text(run: Run, num_steps: int, num_completions: int) -> str:
     story = _story(run, num_steps, num_completions)
     parts = [_head(story), _evaluations_text(story["evaluations"]), _functions_text(story["functions"])]
-    parts += [_steps_text(story["latest_steps"]), *map(_completion_text, story["completions"])]
+    functions = story["config"].get("reward_fns", {}).get("functions", {})
+    parts += [_steps_text(story["latest_steps"], functions), *map(_completion_text, story["completions"])]
     parts.append("\n".join(f"{row['level']:8}step {row['step']}  {visible(row['message'])}" for row in story["events"]))
     return "\n\n".join(part for part in parts if part)
 
@@ -169,11 +177,11 @@ def _functions_text(functions: Sequence[dict[str, Any]]) -> str:
     return table(header, rows) if rows else ""
 
 
-def _steps_text(steps: Sequence[dict[str, Any]]) -> str:
-    from reinforge.cli.live import Columns
+def _steps_text(steps: Sequence[dict[str, Any]], functions: Iterable[str]) -> str:
+    from reinforge.cli.live import Columns, column_names
 
-    lines = [Columns.values(row["metrics"]) for row in steps]
-    names = list(dict.fromkeys(name for line in lines for name in line))
+    lines = [Columns.values(row["metrics"], functions) for row in steps]
+    names = column_names(lines)
     rows = [
         [str(row["step"]), *(line.get(name, "-") for name in names)] for row, line in zip(steps, lines, strict=True)
     ]
@@ -185,7 +193,18 @@ def _completion_text(row: dict[str, Any]) -> str:
     title = (
         f"-- example {row['example']}, completion {row['generation']}: reward {figure(row['reward'], '.3g')} ({scores})"
     )
-    return f"{visible(title)}\n{visible(row['prompt'])} ▸ {visible(row['text'])}"
+    told = [f"{visible(title)}\n{visible(row['prompt'])} ▸ {visible(row['text'])}", *map(_told_by, row["scores"])]
+    return "\n".join(part for part in told if part)
+
+
+def _told_by(score: dict[str, Any]) -> str:
+    """Why a call failed and what it printed, indented so that neither poses as ours; empty if there is neither."""
+    told = []
+    if score["state"] != "ok":
+        told.append(f"{score['name']} {score['state']} ({score['kind']}): {shortened(score['message'], MAX_PRINTED)}")
+    if score["prints"]:
+        told.append(f"{score['name']} printed: {shortened(score['prints'].strip(), MAX_PRINTED)}")
+    return "\n".join("  " + visible(text).replace("\n", "\n    ") for text in told)
 
 
 @click.command("verify")

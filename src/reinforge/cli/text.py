@@ -67,6 +67,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
+def shortened(text: str, width: int = 100) -> str:
+    """
+    >>> shortened("abcdefgh", 6)
+    'abc...'
+    """
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
 def figure(value: float | None, form: str = ".3f") -> str:
     """A number, or `-` where there is none."""
     return "-" if value is None else format(value, form)
