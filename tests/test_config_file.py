@@ -1,5 +1,6 @@
 """Config files: what is read, what is refused and in which words, and that a stored config means the same."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from reinforge.config import GRPOConfig
 from reinforge.config_file import load_config, to_yaml
+from reinforge.config_problems import ALIASES, config_keys
 from reinforge.errors import ConfigError, ReinforgeError, UsageError
 
 MINIMAL = "base_model: org/model\nreward_fns:\n  functions: {right: rewards.py:right}\n"
@@ -69,9 +71,18 @@ def test_texts_that_yaml_1_1_misreads_stay_texts(tmp_path: Path, text: str):
         ("temperature: 0.9", "train.yaml:4  Unknown key temperature. Did you mean sampling_params.temperature?"),
         ("learning_rte: 1", "train.yaml:4  Unknown key learning_rte. Did you mean learning_rate?"),
         ("lora: {rnk: 1}", "train.yaml:4  Unknown key lora.rnk. Did you mean lora.rank?"),
+        ("lora: {r: 8}", "train.yaml:4  Unknown key lora.r. Did you mean lora.rank?"),
+        ("lora_r: 8", "train.yaml:4  Unknown key lora_r. Did you mean lora.rank?"),
+        ("eval: {samples: 8}", "train.yaml:4  Unknown key eval.samples. Did you mean eval.samples_per_prompt?"),
+        ("eval: {max_prompt: 8}", "train.yaml:4  Unknown key eval.max_prompt. Did you mean eval.max_prompts?"),
+        (
+            "data: {max_tokens: 8}",
+            "Unknown key data.max_tokens. Did you mean sampling_params.max_tokens?",
+        ),
         ("zzz: 1", "train.yaml:4  Unknown key zzz. Known here: adam_beta1"),
         ("base_model: x", "train.yaml:4  base_model is set twice (first at train.yaml:1). Keep one."),
         ("seed: [1", "train.yaml:5  This is not YAML"),
+        ("data:\n  prompt_template: {a} x", 'If a text is meant, quote it: prompt_template: "{a} x"'),
         (
             "seed: !!python/name:os.system x",
             "train.yaml:4  The tag tag:yaml.org,2002:python/name:os.system is not read.",
@@ -98,6 +109,28 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path):
         "train.yaml  base_model is not set: Local folder or hub id of a Hugging Face causal language model"
         " (safetensors). Add it."
     )
+
+
+def test_a_text_that_yaml_takes_for_something_else_is_shown_quoted(tmp_path: Path):
+    for value in ("{a} x", "{a}", "1.10", "[x] 'y'"):
+        with pytest.raises(ConfigError) as caught:
+            load(tmp_path, MINIMAL, f"data.prompt_template={value}")
+        (_, option, quoted) = str(caught.value).rpartition(" -o ")
+        (override,) = shlex.split(quoted)
+        assert option
+        assert load(tmp_path, MINIMAL, override).data.prompt_template == value
+
+
+def test_other_names_lead_to_keys_that_exist_and_hide_none():
+    keys = set(config_keys())
+    assert set(ALIASES.values()) <= keys
+    assert not set(ALIASES) & keys
+
+
+def test_the_known_keys_are_listed_once_for_each_table(tmp_path: Path):
+    found = problems(tmp_path, MINIMAL + "zzz: 1\nqqq: 1\nlora: {zzz: 1, qqq: 2}\n")
+    listed = [line.partition("Known here: ")[2].partition(",")[0] for line in found]
+    assert listed == ["adam_beta1", "", "lora_alpha", ""]
 
 
 def test_toml_mistakes_have_lines_too(tmp_path: Path):

@@ -23,7 +23,7 @@ import yaml
 from pydantic import ValidationError
 
 from reinforge.config import GRPOConfig
-from reinforge.config_problems import KeyPath, Origin, explain
+from reinforge.config_problems import KeyPath, Origin, explain, quoted_override
 from reinforge.errors import ConfigError, UsageError
 
 DATA_SUFFIXES = {".jsonl", ".json", ".csv", ".tsv", ".parquet"}
@@ -184,9 +184,18 @@ def _parse_yaml(text: str, origin: Origin, path: KeyPath, layer: _Layer) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = origin.at(mark.line + 1) if mark else origin
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-        raise ConfigError(f"{place.place}  This is not YAML: {problem}.") from None
+        line = "".join(text.splitlines()[mark.line : mark.line + 1]) if mark else ""
+        raise ConfigError(f"{place.place}  This is not YAML: {problem}.", hint=_quoting_hint(line, origin)) from None
     except RecursionError:
         raise ConfigError(f"{origin.place}  Values are nested too deeply.") from None
+
+
+def _quoting_hint(line: str, origin: Origin) -> str:
+    """What to do where a value begins with a brace or bracket, which YAML takes for a table or list."""
+    if origin.override:
+        return f"If a text is meant, quote it: {quoted_override(origin.override)}"
+    begun = re.fullmatch(r"\s*([\w.-]+): *([\[{].*[\]}].*\S)\s*", line)
+    return f"If a text is meant, quote it: {begun[1]}: {json.dumps(begun[2], ensure_ascii=False)}" if begun else ""
 
 
 @dataclass

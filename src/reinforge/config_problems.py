@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,53 @@ RULES = {
 }
 """pydantic's error type -> the rule that was broken."""
 
+ALIASES = {
+    "model": "base_model",
+    "model_name": "base_model",
+    "model_name_or_path": "base_model",
+    "dataset": "data.path",
+    "training_file": "data.path",
+    "validation_file": "data.heldout_path",
+    "eval_dataset": "data.heldout_path",
+    "max_prompt_length": "data.max_prompt_tokens",
+    "reward_funcs": "reward_fns.functions",
+    "reward_weights": "reward_fns.weights",
+    "epochs": "train_steps",
+    "n_epochs": "train_steps",
+    "num_epochs": "train_steps",
+    "num_train_epochs": "train_steps",
+    "max_steps": "train_steps",
+    "batch_size": "prompts_per_step",
+    "train_batch_size": "prompts_per_step",
+    "per_device_train_batch_size": "prompts_per_step",
+    "group_size": "num_generations",
+    "max_completion_length": "sampling_params.max_tokens",
+    "max_completion_tokens": "sampling_params.max_tokens",
+    "max_new_tokens": "sampling_params.max_tokens",
+    "stop_sequences": "sampling_params.stop",
+    "lr": "learning_rate",
+    "kl_coef": "beta",
+    "clip_range": "epsilon",
+    "peft": "lora",
+    "peft_config": "lora",
+    "r": "lora.rank",
+    "lora_r": "lora.rank",
+    "lora_rank": "lora.rank",
+    "alpha": "lora.lora_alpha",
+    "dropout": "lora.lora_dropout",
+    "lora_target_modules": "lora.target_modules",
+    "bf16": "dtype",
+    "fp16": "dtype",
+    "save_steps": "save_every",
+    "eval_steps": "eval.every_steps",
+    "eval_interval": "eval.every_steps",
+    "eval_samples": "eval.samples_per_prompt",
+    "eval.samples": "eval.samples_per_prompt",
+    "eval.num_generations": "eval.samples_per_prompt",
+}
+"""Names from TRL, PEFT, OpenAI and others, as the whole key or its last word -> our key. Where only the table differs
+(`temperature`) none is needed."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -54,9 +102,14 @@ class Origin:
     text: str = ""
     """A number as it was written: 1.10 and 1.1 are the same number."""
 
+    @property
+    def override(self) -> str:
+        """The text after `-o`; empty for a place in a file."""
+        return self.place[3:] if self.place.startswith("-o ") else ""
+
     def at(self, line: int) -> Origin:
         """That line of the file; an override has no lines."""
-        return self if self.place.startswith("-o ") else replace(self, place=f"{self.place}:{line}")
+        return self if self.override else replace(self, place=f"{self.place}:{line}")
 
     def written(self, text: str) -> Origin:
         return replace(self, text=text)
@@ -78,12 +131,17 @@ def explain(
     for error in errors:
         by_path.setdefault(_written_path(error, values), []).append(error)
     places = {path: number for number, path in enumerate(origins)}
-    lines = []
+    lines, listed = [], set[KeyPath]()
     for path in sorted(by_path, key=lambda path: places.get(path, places.get(path[:-1], -1))):
         # A value that may have one of two types breaks a rule of both: the one that looked deeper says more.
         if any(other != path and other[: len(path)] == path for other in by_path):
             continue
-        lines.append(_line(path, by_path[path], origins, start))
+        line = _line(path, by_path[path], origins, start)
+        if by_path[path][0]["type"] == "extra_forbidden":
+            meant = _meant(path)
+            line += f" Did you mean {meant}?" if meant else _known_beside(path) if path[:-1] not in listed else ""
+            listed |= set() if meant else {path[:-1]}
+        lines.append(line)
     return lines
 
 
@@ -106,7 +164,7 @@ def _line(path: KeyPath, errors: Sequence[Mapping[str, Any]], origins: Mapping[K
     unwritten = len(path) == 0 or (len(path) == 1 and first["type"] == "missing")
     origin = start if unwritten else Origin.find(origins, path)
     if first["type"] == "extra_forbidden":
-        return f"{origin.place}  Unknown key {name}. {_nearest(path)}"
+        return f"{origin.place}  Unknown key {name}."
     if first["type"] == "missing":
         return f"{origin.place}  {name} is not set: {_meaning(path)} Add it."
     if first["type"] == "value_error":
@@ -119,25 +177,47 @@ def _line(path: KeyPath, errors: Sequence[Mapping[str, Any]], origins: Mapping[K
     rules = rules or [str(first["msg"])]
     value = origin.text or json.dumps(first["input"], ensure_ascii=False)
     shown = value if len(value) <= 80 else value[:77] + "..."
-    return f"{origin.place}  {name} = {shown}, but it {' or '.join(dict.fromkeys(rules))}."
+    hint = ""
+    if origin.override.startswith(f"{name}=") and any(error["type"] == "string_type" for error in errors):
+        hint = f" As a text: {quoted_override(origin.override)}"
+    return f"{origin.place}  {name} = {shown}, but it {' or '.join(dict.fromkeys(rules))}.{hint}"
 
 
-def _nearest(path: KeyPath) -> str:
-    """Name what was probably meant: the same key elsewhere, a similar one beside it, a similar one elsewhere."""
+def quoted_override(text: str) -> str:
+    """The override with its value as a text, quoted for YAML and then for the shell.
+
+    >>> print(quoted_override("data.prompt_template={a} x"))
+    -o 'data.prompt_template="{a} x"'
+    """
+    key, _, value = text.partition("=")
+    return f"-o {shlex.quote(f'{key}={json.dumps(value, ensure_ascii=False)}')}"
+
+
+def _meant(path: KeyPath) -> str | None:
+    """The key that was probably meant: by another name, nearly the same beside it, the same elsewhere, alike beside it,
+    alike elsewhere."""
     known = list(config_keys())
-    wrong, parent = str(path[-1]), ".".join(map(str, path[:-1]))
-    elsewhere = [key for key in known if key.rpartition(".")[2] == wrong]
-    beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}
+    whole, wrong = ".".join(map(str, path)), str(path[-1])
+    beside = {key.rpartition(".")[2]: key for key in _keys_beside(path)}
     anywhere = {key.rpartition(".")[2]: key for key in known}
-    similar = [
-        names[match]
-        for names in (beside, anywhere)
-        for match in difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
+    found = [
+        *(ALIASES[name] for name in (whole, wrong) if name in ALIASES),
+        *(beside[name] for name in difflib.get_close_matches(wrong, beside, n=1, cutoff=0.8)),
+        *(key for key in known if key.rpartition(".")[2] == wrong),
+        *(beside[name] for name in difflib.get_close_matches(wrong, beside, n=1, cutoff=0.6)),
+        *(anywhere[name] for name in difflib.get_close_matches(wrong, anywhere, n=1, cutoff=0.7)),
     ]
-    meant = [*elsewhere, *similar]
-    if meant:
-        return f"Did you mean {meant[0]}?"
-    return f"Known here: {', '.join(sorted(beside))}." if beside else "It takes no keys."
+    return found[0] if found else None
+
+
+def _known_beside(path: KeyPath) -> str:
+    names = sorted(key.rpartition(".")[2] for key in _keys_beside(path))
+    return f" Known here: {', '.join(names)}." if names else " It takes no keys."
+
+
+def _keys_beside(path: KeyPath) -> list[str]:
+    parent = ".".join(map(str, path[:-1]))
+    return [key for key in config_keys() if key.rpartition(".")[0] == parent]
 
 
 def config_keys(model: type[BaseModel] = GRPOConfig, prefix: str = "") -> Iterator[str]:
