@@ -392,6 +392,9 @@ def test_paths_that_lead_nowhere(tmp_path):
     (tmp_path / "empty").mkdir()
     for path, expected in {
         "trian.jsonl": "There is no file or folder .*trian.jsonl. Did you mean train.jsonl?",
+        "heldout.jsonl": "heldout.jsonl. Relative paths start at the folder of the config file.",
+        "test.jsonl": "test.jsonl. Relative paths start at",
+        "train.json": "Did you mean train.jsonl?",
         "sub/rows.jsonl": "Nor is there a folder",
         "empty": "holds no data files",
         "a/b/c": "There is no file or folder",

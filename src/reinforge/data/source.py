@@ -97,5 +97,7 @@ def _nearest_file(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
         return f"Nor is there a folder {parent}."
-    near = difflib.get_close_matches(path.name, [other.name for other in parent.iterdir()], n=1)
-    return f"Did you mean {near[0]}?" if near else "Relative paths start at the folder of the config file."
+    others = sorted(parent.iterdir(), key=lambda other: other.suffix == path.suffix)
+    names = {other.stem: other.name for other in others}  # `.jsonl` alone makes no two names alike
+    near = difflib.get_close_matches(path.stem, names, n=1, cutoff=0.7)
+    return f"Did you mean {names[near[0]]}?" if near else "Relative paths start at the folder of the config file."
