@@ -55,6 +55,19 @@ def test_overrides_without_a_config_are_refused(trained: Path, capsys: pytest.Ca
     assert "Add --config CONFIG." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["chat"], ["eval"], ["eval", "--config", "train.yaml"]])
+def test_a_name_that_is_nothing_is_no_run_either(
+    trained: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("frist", "frist@2"):
+        assert reinforge([command[0], name, *command[1:]]) == (2 if command == ["eval"] else 4)
+        err = capsys.readouterr().err
+        assert "There is no run frist here or in runs/" in err
+        assert "Did you mean first?" in err
+
+
 def chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, *arguments: str) -> str:
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
     assert reinforge(["chat", *arguments]) == 0

@@ -1,6 +1,7 @@
 """`reinforge train`: the config that comes out of files and options."""
 
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -37,6 +38,13 @@ def test_smoke_is_the_same_run_in_two_small_steps(folder: Path, capsys: pytest.C
     assert reinforge(["train", "train.yaml", "--dry-run", "--smoke", "--json"]) == 0
     config = json.loads(capsys.readouterr().out)
     assert (config["train_steps"], config["prompts_per_step"], config["num_generations"]) == (2, 2, 8)
+
+
+def test_a_smoke_run_is_called_so(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert reinforge(["train", str(trained / "train.yaml"), "--smoke", "--runs-dir", str(tmp_path), "--json"]) == 0
+    (run,) = tmp_path.iterdir()
+    assert re.fullmatch(r"smoke-\d{8}-\d{6}-[0-9a-f]{6}", run.name)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 2
 
 
 def test_mistakes_in_the_config_are_exit_code_2(folder: Path, capsys: pytest.CaptureFixture[str]):

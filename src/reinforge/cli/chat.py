@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reinforge.cli.options import find_subject_name, runs_dir_option
+from reinforge.cli.options import find_subject_name, runs_dir_option, subject_errors
 from reinforge.cli.text import say, visible
 from reinforge.errors import UsageError
 
@@ -35,9 +35,9 @@ def chat_command(
     MODEL_OR_ADAPTER is a folder or hub id of a model, an adapter folder, a run (RUN) or a run at a checkpoint
     (RUN@STEP). Each line of input is a message; /new forgets what was said, Ctrl-D ends.
     """
-    conversation = Conversation(
-        find_subject_name(subject, runs_dir), system=system, temperature=temperature, max_tokens=max_tokens, seed=seed
-    )
+    found = find_subject_name(subject, runs_dir)
+    with subject_errors(subject, runs_dir):
+        conversation = Conversation(found, system=system, temperature=temperature, max_tokens=max_tokens, seed=seed)
     for line in _lines():
         if line == "/new":
             conversation.forget()

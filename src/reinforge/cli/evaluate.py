@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reinforge.cli.live import PlainLines
-from reinforge.cli.options import find_subject_name, override_option, runs_dir_option
+from reinforge.cli.options import find_subject_name, override_option, runs_dir_option, subject_errors
 from reinforge.cli.text import figure, table
 from reinforge.errors import UsageError
 
@@ -50,7 +50,8 @@ def eval_command(
     config = load_config(configs, overrides) if configs else None
     if data is not None and Path(data).exists():
         data = str(Path(data).resolve())  # a run's own paths start where it began
-    evaluation = api.evaluate(find_subject_name(subject, runs_dir), config, data=data, watcher=PlainLines(0))
+    with subject_errors(subject, runs_dir, config_given=config is not None):
+        evaluation = api.evaluate(find_subject_name(subject, runs_dir), config, data=data, watcher=PlainLines(0))
     click.echo(json.dumps({"subject": subject, **asdict(evaluation)}) if as_json else _text(evaluation))
     context.exit(3 if evaluation.errors else 0)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import textwrap
+from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,10 +30,10 @@ MAX_COLUMN_LINES = 16
 @override_option
 @click.option("--data", metavar="PATH", help="Data set: a file, a folder or a hub id (data.path).")
 @click.option("--model", metavar="PATH", help="Model: a folder or a hub id (base_model).")
-@click.option("--name", help="Name of the run's folder; made from the config's name and a number otherwise.")
+@click.option("--name", help="Name of the run's folder; a time stamp and random characters otherwise.")
 @runs_dir_option
 @click.option("--dry-run", is_flag=True, help="Print the whole resolved config and stop.")
-@click.option("--smoke", is_flag=True, help="Run 2 small steps: does everything fit together?")
+@click.option("--smoke", is_flag=True, help="Run 2 small steps, named smoke-...: does everything fit together?")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one a step, the last one the run.")
 def train_command(
     configs: tuple[Path, ...],
@@ -57,10 +59,15 @@ def train_command(
 
     display = open_display(config.train_steps, as_json=as_json)
     try:
-        path = api.train(config, runs_dir=runs_dir, name=name, watcher=display)
+        path = api.train(config, runs_dir=runs_dir, name=name or (_smoke_name() if smoke else None), watcher=display)
     finally:
         display.close()
     tell_run(path, as_json)
+
+
+def _smoke_name() -> str:
+    """So that trials are told from runs in every list."""
+    return f"smoke-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def tell_run(path: Path, as_json: bool) -> None:
