@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import textwrap
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,8 +32,8 @@ def config_page() -> str:
     intro = (
         "# Settings\n\n"
         "A run is described by one YAML or TOML file, or by the same objects in Python. Several files are merged from\n"
-        "left to right, then `-o key=value`. `reinforge train CONFIG --dry-run` prints all settings as they will be\n"
-        "used.\n"
+        "left to right, then `-o key=value`. `reinforge train CONFIG --dry-run` prints all settings with\n"
+        "defaults filled in.\n"
     )
     return intro + "".join(_config_tables(GRPOConfig, ""))
 
@@ -193,7 +194,7 @@ def run_directory_page() -> str:
         f"## How a run stands\n\n{states}\n\n"
         f"## `checkpoints/`\n\n{checkpoint_rules}\n"
         f"The last {checkpoints.KEEP_LAST} and the best {checkpoints.KEEP_BEST} by held-out score are kept.\n\n"
-        f"## `run.db`\n\n{(inspect.getdoc(database) or '').partition(chr(10) * 2)[2]}\n\n"
+        f"## `run.db`\n\n{_with_code_block((inspect.getdoc(database) or '').partition(chr(10) * 2)[2])}\n\n"
         f"```sql\n{database.SCHEMA.strip()}\n```\n"
     )
 
@@ -209,7 +210,7 @@ def record_states() -> str:
 def _with_code_block(text: str) -> str:
     """Indented lines as a fenced block."""
     parts = text.split("\n\n")
-    return "\n\n".join(f"```text\n{inspect.cleandoc(part)}\n```" if part.startswith("    ") else part for part in parts)
+    return "\n\n".join(f"```text\n{textwrap.dedent(part)}\n```" if part.startswith("    ") else part for part in parts)
 
 
 PAGES = {

@@ -115,7 +115,7 @@ class DataConfig(_Part):
     overlong_prompts: Literal["error", "skip"] = "error"
     """What happens to longer ones: refuse the data set (naming the rows), or leave them out (and say how many)."""
     heldout: Annotated[float, Field(ge=0)] = 0.1
-    """Kept out of training for evaluation: a share below 1, or a number of rows."""
+    """Kept out of training for evaluation: a share below 1, or a number of rows (1 is one row, not 100 %)."""
     heldout_path: str | None = None
     """A data set of its own to evaluate on, instead of `heldout`."""
     stratify_column: str | None = None
@@ -134,7 +134,8 @@ class EvalConfig(_Part):
     greedy: bool = True
     """Also one greedy completion per prompt, reported beside the sampled figure."""
     correct_fn: str | None = None
-    """Reward function whose value of at least `correct_from` counts as correct (pass@1). Unset: the total reward."""
+    """Reward function whose value of at least `correct_from` counts as correct (pass@1). Unset: the total reward, which
+    must reach `correct_from` (1.0): if your weights sum to less, pass@1 is always 0."""
     correct_from: float = 1.0
     """See `correct_fn`."""
 

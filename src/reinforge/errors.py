@@ -8,11 +8,11 @@
     |- SetupError             4   this machine lacks something: a package, a program, memory, disk
     |- ModelError             4   a model or adapter cannot be loaded
     |- CheckpointError        1   a checkpoint is damaged or does not belong to this run
-    |- StoppedByGuard         5   a limit stopped the run; it can be resumed
+    |- StoppedByGuard         5   the run was asked to stop (control/stop); it can be resumed
     |- Interrupted        130/143 Ctrl-C or SIGTERM, after a checkpoint
 
-Exit codes: 0 done, 1 run failed, 2 usage or config, 3 data, reward or doctor check blocks, 4 environment unfit,
-5 stopped by guard or budget (resumable), 130/143 interrupted after a checkpoint.
+Exit codes: 0 done, 1 run failed, 2 usage or config, 3 data or reward function unfit, 4 environment or model unfit,
+5 stopped by a request in control/stop (resumable), 130/143 interrupted after a checkpoint (resumable).
 """
 
 from __future__ import annotations
@@ -95,14 +95,16 @@ class CheckpointError(ReinforgeError):
 
 
 class StoppedByGuard(ReinforgeError):
-    """A limit the user set stopped the run after a checkpoint. `reinforge runs resume` goes on."""
+    """A stop request (the file `control/stop` in the run's folder, with a reason in it) ended the run after a
+    checkpoint. `reinforge runs resume` goes on."""
 
     code = "stopped"
     exit_code = 5
 
 
 class Interrupted(ReinforgeError):
-    """Ctrl-C (130) or SIGTERM (143), after a checkpoint was written."""
+    """Ctrl-C (130) or SIGTERM (143): the step under way was finished and a checkpoint written. A second Ctrl-C stops at
+    once; `reinforge runs resume` goes on from the last checkpoint."""
 
     code = "interrupted"
     exit_code = 130

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 SMOOTHING = 0.8
 """Weight of the past in the smoothed line; the raw one stays visible behind it."""
 
+_FORMATS = (".png", ".svg", ".pdf")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito: told apart by colour-blind eyes too."""
 
 
 def plot_run(run_path: Path, target: Path) -> Path:
     """Draw rewards, held-out score, lengths and what the groups taught into `target` (.png, .svg or .pdf)."""
+    if target.suffix.lower() not in _FORMATS:
+        raise UsageError(f"{target}: a picture's name ends in {', '.join(_FORMATS)}.")
     try:
         from matplotlib.figure import Figure
     except ImportError as fault:
@@ -38,7 +41,10 @@ def plot_run(run_path: Path, target: Path) -> Path:
     _draw_heldout(heldout, evaluations)
     _draw_lengths(length, steps)
     _draw_groups(groups, steps)
-    figure.savefig(target, dpi=120)
+    try:
+        figure.savefig(target, dpi=120)
+    except OSError as fault:
+        raise SetupError(f"{target} could not be written: {fault.strerror}.", hint="Name another place.") from fault
     return target
 
 
@@ -49,7 +55,7 @@ def _draw_rewards(axes: Axes, steps: Steps, weights: Mapping[str, float]) -> Non
     _line(axes, steps, "reward/mean", "reward", _COLOURS[0])
     for name, colour in zip(weights, _COLOURS[1:], strict=False):
         _line(axes, steps, f"reward/{name}/mean", f"{name} (weight {weights[name]:g})", colour, dashes=(4, 2))
-    _finish(axes, "Rewards in training", "mean over the step's completions")
+    _finish(axes, "Rewards in training (smoothed)", "mean over the step's completions")
 
 
 def _draw_heldout(axes: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:
@@ -62,7 +68,9 @@ def _draw_heldout(axes: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:
         axes.errorbar(at, score, yerr=[low, high], marker="o", capsize=4, color=_COLOURS[0], label="sampled pass@1")
     greedy = [(e["step"], e["greedy_pass_at_1"]) for e in evaluations if e.get("greedy_pass_at_1") is not None]
     if greedy:
-        axes.plot(*zip(*greedy, strict=True), marker="s", linestyle=":", color=_COLOURS[1], label="greedy")
+        # A dot inside the sampled marker where both figures agree: neither hides the other.
+        line = axes.plot(*zip(*greedy, strict=True), marker="s", markersize=2.5, linestyle=":", label="greedy")[0]
+        line.set(color=_COLOURS[1], linewidth=1, zorder=3)
     axes.set_ylim(0, 1)
     _finish(axes, "Held-out prompts", "share correct, with 95 % interval")
 
@@ -70,7 +78,7 @@ def _draw_heldout(axes: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:
 def _draw_lengths(axes: Axes, steps: Steps) -> None:
     _line(axes, steps, "completion/tokens_mean", "mean", _COLOURS[0])
     _line(axes, steps, "completion/tokens_p90", "90th percentile", _COLOURS[1], dashes=(4, 2))
-    _finish(axes, "Length of completions", "tokens")
+    _finish(axes, "Length of completions (smoothed)", "tokens")
 
 
 def _draw_groups(axes: Axes, steps: Steps) -> None:
@@ -116,6 +124,9 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 
 def _finish(axes: Axes, title: str, unit: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(title, fontsize=10)
     axes.set_ylabel(unit, fontsize=8)
     axes.set_xlabel("step", fontsize=8)

@@ -20,7 +20,7 @@ COMMANDS = {
     "eval": ("evaluate", "Score a model, an adapter or a run on held-out prompts."),
     "chat": ("chat", "Talk to a model, an adapter or a run; answers go to stdout."),
     "grade": ("grade", "Score the completions of a data set with REWARDS."),
-    "runs": ("runs", "List runs, show what happened in one, go on with one."),
+    "runs": ("runs", "List runs, show or draw what happened in one, go on with one."),
     "verify": ("runs", "Compute one step of a run again from its stored state and compare every bit."),
 }
 """Command -> (file of this folder that has it, its first help line). Help is shown without importing any of them."""
@@ -54,7 +54,8 @@ def cli() -> None:
     """Reinforcement fine-tuning of language models on your own machines.
 
     Data goes to stdout, everything for people to stderr. Exit codes: 0 done, 1 run failed, 2 usage or config,
-    3 data or reward, 4 environment unfit, 5 stopped by a limit (resumable), 130/143 interrupted after a checkpoint.
+    3 data or reward function unfit, 4 environment or model unfit, 5 stopped by a request in control/stop (resumable),
+    130/143 interrupted after a checkpoint (a second Ctrl-C stops at once; resume goes on from the last checkpoint).
     """
 
 

@@ -23,7 +23,7 @@ MAX_PRINTED = 400
 
 @click.group("runs")
 def runs_command() -> None:
-    """List runs, show what happened in one, go on with one."""
+    """List runs, show or draw what happened in one, go on with one."""
 
 
 @runs_command.command("list")
@@ -80,6 +80,21 @@ def show_command(run: str | None, runs_dir: Path, num_steps: int, num_completion
             click.echo(json.dumps(_story(opened, num_steps, num_completions)))
         else:
             click.echo(_story_text(opened, num_steps, num_completions))
+
+
+@runs_command.command("plot")
+@click.argument("run", required=False)
+@runs_dir_option
+@click.option("--out", type=click.Path(path_type=Path), help="Picture to write: .png, .svg or .pdf.  [RUN/curves.png]")
+def plot_command(run: str | None, runs_dir: Path, out: Path | None) -> None:
+    """Draw rewards, held-out score, lengths and groups of RUN (a name or a folder; the newest if none is named).
+
+    Also while it trains. The picture's place goes to stdout.
+    """
+    from reinforge.plot import plot_run
+
+    path = find_run(run, runs_dir)
+    click.echo(plot_run(path, out or path / "curves.png"))
 
 
 @runs_command.command("resume")

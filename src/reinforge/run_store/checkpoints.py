@@ -3,6 +3,7 @@
 A checkpoint is written into a temporary sibling; every file is fsynced and hashed; `manifest.json`, written last, holds
 sizes and hashes; one rename makes it visible. Whatever moment the process dies at, the newest checkpoint that verifies
 is whole. Only the trainer may call anything here but `list_checkpoints`.
+Step 0 needs none: a run without a checkpoint begins again from its config, to the same bits.
 """
 
 from __future__ import annotations

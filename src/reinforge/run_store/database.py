@@ -10,6 +10,15 @@ database it opens, read-only or not:
 | -wal and -shm                 | a trainer lives, or was killed    | read-only, sharing these files        |
 | no or empty -wal, WAL mode    | a copy of run.db alone            | read-only and immutable               |
 | -wal without -shm             | a copied folder of a live run     | a private copy in a temporary folder  |
+
+BLOBs are compressed: the texts of prompts and completions and what reward functions printed are zlib of UTF-8, token
+arrays are packed (packing.py). Python reads them all:
+
+    with reinforge.Run.open(Path("runs/my-run")) as run:
+        rows = run.completions(step=run.last_step(), limit=10)        # row.text
+        scores = run.scores(row.id for row in rows)                   # scores[row.id][0].prints
+        prompts = run.prompts([row.example for row in rows])          # prompts[row.example].text
+        tokens = run.tokens(rows[0].id)                               # None once dropped (keep_tokens_steps)
 """
 
 from __future__ import annotations

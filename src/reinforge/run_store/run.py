@@ -8,9 +8,12 @@
     <run>/control/        requests to the trainer, each a file that was renamed into place
     <run>/evaluations/    held-out evaluations, one JSON file each
     <run>/rewards/        source text of each reward function version
+    <run>/dataset.json    rows that a Python program handed in; none where the config names the data
+    <run>/curves.png      the picture of `reinforge demo` and `reinforge runs plot`
     <run>/lock            who trains it now
 
-Everything but `control/` is written by the one trainer that holds the lock.
+Everything but `control/` and `curves.png` is written by the one trainer that holds the lock. `control/stop`, with a
+reason in it, asks for a stop after the step under way.
 """
 
 from __future__ import annotations
