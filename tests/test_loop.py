@@ -76,6 +76,33 @@ def test_every_evaluation_draws_with_the_same_numbers(run):
     assert before[0].key[1] == -1
 
 
+def test_greedy_evaluation_asks_for_the_most_likely_tokens(run):
+    roles, sampler, _, _ = fake_roles()
+    loop.train(make_task(train_steps=1), roles, run, SilentWatcher())
+    assert [{request.greedy for request in call} for call in sampler.calls] == [
+        {False},
+        {True},
+        {False},
+        {False},
+        {True},
+    ]
+
+
+def test_every_step_draws_with_keys_of_its_own(run):
+    roles, sampler, _, _ = fake_roles()
+    loop.train(make_task(heldout=0), roles, run, SilentWatcher())
+    keys = [request.key for call in sampler.calls for request in call]
+    assert len(set(keys)) == len(keys) == 8
+
+
+def test_the_length_penalty_makes_no_inapplicable_reward_count(run):
+    _roles, sampler, _, learner = fake_roles()
+    grader = FakeGrader(lambda completion: Score("digit", "digit_v1", None))
+    task = make_task(heldout=0, max_tokens=4, overlong={"buffer_tokens": 3})
+    loop.train(task, Roles(sampler, grader, learner), run, SilentWatcher())
+    assert run.steps()[0].metrics["group/dropped"] == 2
+
+
 def test_overlong_completions_are_penalised_through_a_score_of_their_own(run):
     roles, _, _, learner = fake_roles()
     loop.train(make_task(max_tokens=4, overlong={"buffer_tokens": 3, "penalty": 0.5}), roles, run, SilentWatcher())

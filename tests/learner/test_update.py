@@ -1,15 +1,19 @@
 """The learner is exact: however a step is split, shared or recomputed, the gradient is the same."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from builders import gradients, make_batch, make_learner, make_policy, relative_difference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reinforge.errors import ReinforgeError
 from reinforge.insight.metrics import is_registered
 from reinforge.learner import logprob
 from reinforge.policy import attention
 from reinforge.policy.model import Policy
+from reinforge.types import Batch
 
 EXACT = 1e-6
 """Of the gradient's norm: float32 rounding in another order of summation."""
@@ -170,3 +174,45 @@ def test_token_logprobs_equal_autograd_of_a_plain_log_softmax(monkeypatch, chunk
     trainable.load_state_dict(head.state_dict())
     through_weights, _ = logprob.token_logprobs(hidden, trainable, targets, 0.7)
     assert torch.autograd.grad(through_weights.sum(), trainable.weight)[0].abs().sum() > 0
+
+
+def test_old_logprobs_stay_those_of_the_first_pass(tiny_qwen2):
+    learner = make_learner(make_policy(tiny_qwen2), num_iterations=3, learning_rate=0.05, max_grad_norm=100)
+    batch = make_batch([4, 5], [[3, 6], [2, 7]])
+    first = learner.update(batch)
+    second = learner.update(batch.after(first))
+    assert second.old_logprobs_PGT == first.old_logprobs_PGT
+
+
+def test_dropout_masks_differ_between_completions_and_steps(tiny_qwen2):
+    """Equal tokens get other logprobs where other inputs are dropped."""
+
+    def logprobs(policy_version):
+        learner = make_learner(make_policy(tiny_qwen2, dropout=0.3), num_iterations=2)
+        group = make_batch([4], [[6, 6]], advantages_PG=[[1.0, -1.0]]).groups[0]
+        same = [
+            replace(c, token_ids=group.completions[0].token_ids, policy_version=policy_version)
+            for c in group.completions
+        ]
+        batch = Batch((replace(group, completions=tuple(same)),), ((1.0, -1.0),))
+        return learner.update(batch).old_logprobs_PGT[0]
+
+    one, two = logprobs(policy_version=0)
+    assert one != two
+    assert logprobs(policy_version=0) == (one, two)
+    assert logprobs(policy_version=1)[0] != one
+
+
+def test_gradients_are_clipped_to_their_norm(tiny_qwen2):
+    learner = make_learner(make_policy(tiny_qwen2), max_grad_norm=1e-3)
+    clipped = gradients(learner, make_batch([4, 5], [[3, 6], [2, 7]]))
+    norm = torch.sqrt(sum(g.square().sum() for g in clipped.values()))
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(tiny_qwen2):
+    learner = make_learner(make_policy(tiny_qwen2))
+    before = learner.state_hash()
+    with pytest.raises(ReinforgeError, match="gradient of step 1 is not finite"):
+        learner.update(make_batch([4], [[3, 6]], advantages_PG=[[1e39, -1e39]]))
+    assert learner.state_hash() == before

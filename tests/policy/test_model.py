@@ -7,6 +7,7 @@ import pytest
 import torch
 from builders import make_batch, make_learner, make_policy
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from reinforge.config import LoraParams
@@ -165,3 +166,32 @@ def test_runs_without_a_checkpoint_have_no_adapter(tmp_path):
         find_subject(str(tmp_path / "fresh"))
     with pytest.raises(UsageError, match="no step"):
         find_subject(f"{tmp_path / 'fresh'}@last")
+
+
+def test_a_missing_tensor_is_not_filled_with_random_numbers(tiny_qwen2, tmp_path):
+    folder = shutil.copytree(tiny_qwen2, tmp_path / "incomplete")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ModelError, match=r"lacks 1 of the model's tensors, the first is model\.layers\.1\.mlp\.up_proj"
+    ):
+        load(folder)
+
+
+@pytest.mark.parametrize("change", [{"use_rslora": True}, {"alpha_pattern": {"q_proj": 2}}, {"bias": "all"}])
+def test_an_adapter_that_is_not_plain_lora_is_refused(tiny_qwen2, tmp_path, change):
+    make_policy(tiny_qwen2).save_adapter(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match="would be computed wrongly"):
+        load_adapter_folder(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"r": None}, {"target_modules": None}, {"lora_alpha": 0}])
+def test_a_broken_adapter_config_is_a_model_error(tiny_qwen2, tmp_path, change):
+    make_policy(tiny_qwen2).save_adapter(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match="not a readable LoRA adapter"):
+        load_adapter_folder(tmp_path)

@@ -17,8 +17,11 @@ from reinforge.policy.model import Policy
 
 def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, steps_done: int) -> None:
     """Write `adapter/` and `optimizer.safetensors` into an existing folder."""
-    policy.save_adapter(folder / "adapter")
-    save_file(_optimizer_tensors(policy, optimizer), folder / "optimizer.safetensors", {"steps_done": str(steps_done)})
+    try:
+        policy.save_adapter(folder / "adapter")
+        save_file(_optimizer_tensors(policy, optimizer), folder / "optimizer.safetensors")
+    except SafetensorError as fault:  # how it reports a full disk
+        raise OSError(str(fault)) from fault
     (folder / "learner.json").write_text(json.dumps({"steps_done": steps_done}))
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reinforge.config import GRPOConfig
+from reinforge.errors import ReinforgeError
 from reinforge.learner import checkpoint
 from reinforge.learner.batch import (
     Chunk,
@@ -198,6 +199,11 @@ class LocalLearner:
     def _optimizer_step(self, learning_rate: float) -> float:
         parameters = list(self.policy.trainable().values())
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        if not torch.isfinite(grad_norm):
+            raise ReinforgeError(
+                f"The gradient of step {self.steps_done + 1} is not finite; the weights are as they were.",
+                hint="Look at the rewards of this step; lower learning_rate or resume from an earlier checkpoint.",
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()

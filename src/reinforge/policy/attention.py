@@ -291,7 +291,12 @@ def prefix_path_gap(model: PreTrainedModel, seed: int = 0) -> float:
         row_BT = torch.tensor([[p[-1], *r] for p, r in zip(prompts, rows, strict=True)], device=device)
         hidden_BTE = completion_pass(model, row_BT, prefix, torch.arange(3, device=device))
         shared_BTV = output_head(model)(hidden_BTE)
+        slots = SlotCache(model, 3, 16)
+        for slot in range(3):
+            slots.place(slot, prefix, slot)
+        decoded_BV = slots.step(row_BT[:, 0], prefix.lengths_N, 11)
     gaps = [(plain_BSV[i, len(p) - 1 : len(p) + 5] - shared_BTV[i]).abs().max() for i, p in enumerate(prompts)]
+    gaps += [(plain_BSV[i, len(p) - 1] - decoded_BV[i]).abs().max() for i, p in enumerate(prompts)]
     return float(torch.stack(gaps).max())
 
 

@@ -35,6 +35,9 @@ MAX_PREFIX_GAP = 1e-4
 _SMALL_DTYPE_GAP = 0.25
 """The same for bfloat16 and float16, whose logits carry about three digits."""
 
+_OTHER_LORA = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "modules_to_save", "layers_to_transform")
+"""Settings of PEFT that change what an adapter computes."""
+
 _MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
 
@@ -126,15 +129,23 @@ def load_adapter_folder(folder: Path) -> tuple[str, LoraParams, dict[str, Tensor
     try:
         stored = json.loads((folder / "adapter_config.json").read_text())
         weights = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as fault:
-        raise ModelError(f"{folder} is not a readable LoRA adapter: {fault}.") from fault
-    lora = LoraParams(
-        rank=stored["r"],
-        lora_alpha=stored["lora_alpha"],
-        lora_dropout=0.0,
-        target_modules=tuple(sorted(stored["target_modules"])),
-    )
-    return stored["base_model_name_or_path"], lora, weights
+        modules = stored["target_modules"]
+        lora = LoraParams(
+            rank=stored["r"],
+            lora_alpha=stored["lora_alpha"],
+            lora_dropout=0.0,
+            target_modules="all-linear" if modules == "all-linear" else tuple(sorted(modules)),
+        )
+        base_model = str(stored["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
+        raise ModelError(f"{folder} is not a readable LoRA adapter: {type(fault).__name__}: {fault}.") from fault
+    foreign = [name for name in _OTHER_LORA if stored.get(name)]
+    if foreign or stored.get("bias", "none") != "none":
+        raise ModelError(
+            f"{folder} is an adapter with {', '.join(foreign) or 'a bias'}, which would be computed wrongly here.",
+            hint="Only plain LoRA is supported.",
+        )
+    return base_model, lora, weights
 
 
 def is_adapter_folder(path: Path) -> bool:
@@ -196,7 +207,10 @@ def _load_base(folder: Path, dtype: torch.dtype, device: torch.device, trust_rem
             f"{folder} holds no *.safetensors; other weight formats can run code when loaded and are refused.",
             hint="Convert the model to safetensors.",
         )
-    config = json.loads((folder / "config.json").read_text())
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError as fault:
+        raise ModelError(f"{folder / 'config.json'} is not JSON: {fault}.") from fault
     if "auto_map" in config and not trust_remote_code:
         raise ModelError(
             f"{folder} needs Python code that comes with the model.",
@@ -205,21 +219,43 @@ def _load_base(folder: Path, dtype: torch.dtype, device: torch.device, trust_rem
     transformers_logging.disable_progress_bar()
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            attn_implementation="sdpa",
+        model, found = _from_pretrained(folder, dtype, trust_remote_code)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as fault:
+        reason = (str(fault).splitlines() or [type(fault).__name__])[0]
+        raise ModelError(f"The model in {folder} cannot be loaded: {reason}") from fault
+    if found["missing_keys"]:  # transformers would fill them with random numbers
+        raise ModelError(
+            f"{folder} lacks {len(found['missing_keys'])} of the model's tensors, the first is "
+            f"{min(found['missing_keys'])}.",
+            hint="The weights do not belong to this config.json, or a file is missing.",
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as fault:
-        raise ModelError(f"The model in {folder} cannot be loaded: {str(fault).splitlines()[0]}") from fault
     model.requires_grad_(False)
     return cast(PreTrainedModel, model.eval().to(device))
 
 
+def _from_pretrained(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
+    """The model and what transformers says about its tensors; with its own attention where it has no SDPA."""
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "use_safetensors": True,
+        "trust_remote_code": trust_remote_code,
+        "output_loading_info": True,
+    }
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
+    except ValueError as fault:
+        if "attention" not in str(fault):
+            raise
+        loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
+    return cast(tuple[Any, dict[str, Any]], loaded)
+
+
 def _check_prefix_path(model: PreTrainedModel) -> tuple[bool, tuple[str, ...]]:
     """One forward on random ids, both ways: a model whose attention is not ours takes the plain path and says so."""
+    name = type(model).__name__
+    notes = _length_dependent(model)
+    if model.config._attn_implementation != "sdpa":
+        return False, (*notes, f"{name} has no SDPA attention: prompts are run once per completion.")
     limit = MAX_PREFIX_GAP if model.dtype == torch.float32 else _SMALL_DTYPE_GAP
     try:
         gap = attention.prefix_path_gap(model)
@@ -227,12 +263,22 @@ def _check_prefix_path(model: PreTrainedModel) -> tuple[bool, tuple[str, ...]]:
     except Exception as fault:  # noqa: BLE001 - whatever a foreign model raises here, the answer is the plain path
         gap, reason = float("inf"), f"{type(fault).__name__}: {fault}"
     if gap <= limit:
-        return True, ()
+        return True, notes
     attention.use_plain_attention(model)
-    note = (
-        f"{type(model).__name__} does not fit shared-prefix attention ({reason}): prompts are run once per completion."
+    note = f"{name} does not fit shared-prefix attention ({reason}): prompts are run once per completion."
+    return False, (*notes, note)
+
+
+def _length_dependent(model: PreTrainedModel) -> tuple[str, ...]:
+    """Some models turn positions differently when the longest sequence of a batch passes a limit."""
+    parameters = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    kind = parameters.get("rope_type") if isinstance(parameters, dict) else None
+    if kind not in ("longrope", "dynamic"):
+        return ()
+    return (
+        f"{type(model).__name__} has {kind} positions, which depend on the longest sequence of a pass: beyond its "
+        "original window, results depend on what is computed together.",
     )
-    return False, (note,)
 
 
 def _target_modules(model: PreTrainedModel, lora: LoraParams) -> tuple[str, ...]:

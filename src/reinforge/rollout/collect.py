@@ -64,6 +64,6 @@ def _if_all_there(completions: Sequence[Completion | None]) -> tuple[Completion,
 
 
 def _with(grade: Grade, completion: Completion, extra_scores: Sequence[ExtraScore]) -> Grade:
-    if not extra_scores:
+    if grade.reward is None:  # no score of ours makes a masked completion, or one no function applies to, count
         return grade
     return replace(grade, scores=grade.scores + tuple(score(completion) for score in extra_scores))
