@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from reinforge.config_file import load_config
     from reinforge.errors import ReinforgeError
+    from reinforge.reward_updates import get_config, update_config
     from reinforge.run_store import Run
     from reinforge.verification import verify
 
@@ -44,6 +45,7 @@ _HOMES = {
     ),
     "reinforge.config_file": ("load_config",),
     "reinforge.errors": ("ReinforgeError",),
+    "reinforge.reward_updates": ("get_config", "update_config"),
     "reinforge.run_store": ("Run",),
     "reinforge.verification": ("verify",),
 }
@@ -61,10 +63,12 @@ __all__ = [
     "Run",
     "SamplingParams",
     "evaluate",
+    "get_config",
     "grade",
     "load_config",
     "resume",
     "train",
+    "update_config",
     "verify",
 ]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reinforge.api import SilentWatcher, rebuild, restore
+from reinforge.api import SilentWatcher, rebuild, restore, reward_updates
 from reinforge.errors import UsageError
 from reinforge.run_store import Run, list_checkpoints
 
@@ -49,7 +49,10 @@ def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> V
             built = rebuild(run, watcher)
             try:
                 state = restore(built, run, watcher)
-                loop.train(built.task, built.roles, run, watcher, state, until_step=step)
+                updates = reward_updates(built, run)
+                loop.train(
+                    built.task, built.roles, run, watcher, state, until_step=step, before_step=updates.before_step
+                )
                 return Verification(step, state.step, stored, _hashes(run, step))
             finally:
                 built.close()

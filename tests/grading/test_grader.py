@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError, RewardError
 from reinforge.grading.grader import RewardFunctionGrader, grade_completions
-from reinforge.grading.reward_function import load_rewards_file
+from reinforge.grading.reward_function import RewardFunction, load_rewards_file
 from reinforge.types import Completion, Example, Grade, Prompt
 
 
@@ -394,11 +393,11 @@ def test_data_that_cannot_be_sent_names_the_row(make_grader):
         grades(grader, Example(4, "Hi", {"bad": {(1, 2): 3}}), "a")
 
 
-def test_describe_is_for_the_run_record(make_grader):
+def test_a_function_has_a_record_for_the_run(make_grader):
     grader = make_grader(
         'def f(prompt, completion, example):\n    "Says one."\n    return 1.0\n', "f", weights={"f": 2.0}
     )
-    (record,) = grader.describe()
+    record = grader.functions[0].to_record()
     assert hashlib.sha256(record["source"].encode()).hexdigest() == record["sha256"]
     assert (record["name"], record["version"], record["dialect"]) == ("f", "f_v1", "predibase")
     assert (record["weight"], record["doc"]) == (2.0, "Says one.")
@@ -406,11 +405,11 @@ def test_describe_is_for_the_run_record(make_grader):
 
 def test_a_recorded_grader_judges_without_the_file(make_grader, tmp_path):
     grader = make_grader("def f(completions, target=0, **rest): return [t + 0.5 for t in target]", "f")
-    records = json.loads(json.dumps(grader.describe()))
+    record = json.loads(json.dumps(grader.functions[0].to_record()))
     (tmp_path / "rewards.py").unlink()
-    with closing(RewardFunctionGrader.from_records(records, RewardFunctionsRuntimeConfig())) as again:
+    with closing(RewardFunctionGrader([RewardFunction.from_record(record)])) as again:
         assert again.functions == grader.functions
         assert grades(again, Example(0, "Hi", {"target": 2}), "a")[0].reward == 2.5
-    records[0]["source"] += "#"
+    record["source"] += "#"
     with pytest.raises(RewardError, match="source of f_v1 does not match"):
-        RewardFunctionGrader.from_records(records, RewardFunctionsRuntimeConfig())
+        RewardFunction.from_record(record)

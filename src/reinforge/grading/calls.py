@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,12 +53,17 @@ def score_case(
 def _score_each(
     function: RewardFunction, case: Case, worker: Worker, runtime: RewardFunctionsRuntimeConfig
 ) -> list[Score]:
-    """Predibase form: one call per completion, all in one message."""
-    prompt_name, completion_name, example_name = [p.name for p in function.parameters[:3]]
-    prompt = case.example.prompt if isinstance(case.example.prompt, str) else case.prompt_text
-    example = predibase_example(case.example, typed=runtime.typed_examples)
-    shared: dict[str, object] = {prompt_name: prompt, example_name: example}
-    each = [{completion_name: text} for text in case.texts]
+    """Predibase and OpenAI form: one call per completion, all in one message."""
+    shared: dict[str, object]
+    if function.dialect == "openai":
+        shared = {"item": openai_item(case.example)}
+        each: list[dict[str, object]] = [{"sample": openai_sample(text)} for text in case.texts]
+    else:
+        prompt_name, completion_name, example_name = [p.name for p in function.parameters[:3]]
+        prompt = case.example.prompt if isinstance(case.example.prompt, str) else case.prompt_text
+        example = predibase_example(case.example, typed=runtime.typed_examples)
+        shared = {prompt_name: prompt, example_name: example}
+        each = [{completion_name: text} for text in case.texts]
     results = worker.call_each(function.function_name, shared, each, runtime.timeout_s)
     return [_score_of_result(function, result, result.value, none_applies_not=False) for result in results]
 
@@ -73,6 +79,43 @@ def predibase_example(example: Example, *, typed: bool = False) -> dict[str, Any
     prompt = example.prompt if isinstance(example.prompt, str) else [dict(message) for message in example.prompt]
     row = {"prompt": prompt, **example.columns}
     return row if typed else {key: value if isinstance(value, str) else str(value) for key, value in row.items()}
+
+
+def openai_item(example: Example) -> dict[str, Any]:
+    """The row, natively typed: its columns, and the prompt as `prompt` or, in chat form, as `messages` and `tools`.
+
+    Example:
+        >>> openai_item(Example(0, "Hi", {"answer": 15}))
+        {'prompt': 'Hi', 'answer': 15}
+    """
+    if isinstance(example.prompt, str):
+        return {"prompt": example.prompt, **example.columns}
+    tools = {"tools": [dict(tool) for tool in example.tools]} if example.tools else {}
+    return {"messages": [dict(message) for message in example.prompt], **tools, **example.columns}
+
+
+def openai_sample(text: str) -> dict[str, Any]:
+    """The completion as OpenAI's Python graders get it. `output_json` is there when the text is JSON.
+
+    Example:
+        >>> sample = openai_sample('{"a": 1}')
+        >>> sample["output_text"], sample["output_json"], sample["choices"][0]["message"]
+        ('{"a": 1}', {'a': 1}, {'role': 'assistant', 'content': '{"a": 1}'})
+        >>> "output_json" in openai_sample("no JSON"), "output_json" in openai_sample("NaN")
+        (False, False)
+    """
+    message = {"role": "assistant", "content": text}
+    sample: dict[str, Any] = {"output_text": text, "output_tools": [], "choices": [{"index": 0, "message": message}]}
+    try:
+        sample["output_json"] = json.loads(text, parse_constant=_refuse)
+        json.dumps(sample["output_json"], allow_nan=False)  # 1e999 is JSON, but its value is not
+    except (ValueError, RecursionError):  # model output: anything may be in it
+        sample.pop("output_json", None)
+    return sample
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _score_batched(function: RewardFunction, case: Case, worker: Worker, timeout_s: float) -> list[Score]:

@@ -60,22 +60,26 @@ class RewardFunctionGrader:
     def __init__(
         self, functions: Sequence[RewardFunction], runtime: RewardFunctionsRuntimeConfig | None = None
     ) -> None:
-        runtime = runtime or RewardFunctionsRuntimeConfig()
-        self.functions = tuple(functions)
-        self._workers = [FunctionWorkers(function, runtime) for function in self.functions]
+        self._runtime = runtime or RewardFunctionsRuntimeConfig()
+        self._workers = [FunctionWorkers(function, self._runtime) for function in functions]
+
+    @property
+    def functions(self) -> tuple[RewardFunction, ...]:
+        return tuple(workers.function for workers in self._workers)
+
+    def replace(self, functions: Sequence[RewardFunction]) -> None:
+        """Judge by these functions from now on. Those that stay keep their warm workers. Only between grades."""
+        kept = {workers.function.version: workers for workers in self._workers if workers.function in functions}
+        for workers in self._workers:
+            if workers.function.version not in kept:
+                workers.close()
+        self._workers = [kept.get(f.version) or FunctionWorkers(f, self._runtime) for f in functions]
 
     @classmethod
     def from_config(cls, config: RewardFunctionsConfig, base_dir: Path) -> RewardFunctionGrader:
         """Load and check the functions of a config (RewardError)."""
         limits = Limits(max_print_bytes=config.runtime.max_print_bytes)
         return cls(load_reward_functions(config.functions, config.weights, base_dir, limits), config.runtime)
-
-    @classmethod
-    def from_records(
-        cls, records: Sequence[Mapping[str, Any]], runtime: RewardFunctionsRuntimeConfig
-    ) -> RewardFunctionGrader:
-        """The grader that `describe` described: a resumed run judges by the text it began with."""
-        return cls([RewardFunction.from_record(record) for record in records], runtime)
 
     def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> Future[tuple[Grade, ...]]:
         """See roles.Grader."""
@@ -90,10 +94,6 @@ class RewardFunctionGrader:
     def grade_case(self, case: Case) -> Future[tuple[Grade, ...]]:
         """Start judging; the grades are in the order of `case.texts`."""
         return _when_all([workers.submit(case) for workers in self._workers], _grades_of)
-
-    def describe(self) -> list[dict[str, Any]]:
-        """For the run record: every function with its version, full text, form and weight."""
-        return [function.to_record() for function in self.functions]
 
     def close(self) -> None:
         """End every worker process; grades under way become masked or cancelled."""

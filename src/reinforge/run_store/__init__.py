@@ -9,7 +9,7 @@ from reinforge.run_store.checkpoints import (
     verify_checkpoint,
 )
 from reinforge.run_store.codec import decode_state, encode_state
-from reinforge.run_store.failpoint import FAILPOINTS, failpoint
+from reinforge.run_store.failpoint import FAILPOINTS, UPDATE_FAILPOINTS, failpoint
 from reinforge.run_store.records import (
     CompletionRow,
     Event,
@@ -17,6 +17,7 @@ from reinforge.run_store.records import (
     FunctionRow,
     PromptEpochRow,
     PromptRow,
+    RewardUpdateRow,
     ScoreRow,
     Status,
     StepRecord,
@@ -27,6 +28,7 @@ from reinforge.run_store.run import Run, config_hash, list_runs
 
 __all__ = [
     "FAILPOINTS",
+    "UPDATE_FAILPOINTS",
     "Checkpoint",
     "CompletionRow",
     "Event",
@@ -34,6 +36,7 @@ __all__ = [
     "FunctionRow",
     "PromptEpochRow",
     "PromptRow",
+    "RewardUpdateRow",
     "Run",
     "ScoreRow",
     "Status",

@@ -40,7 +40,7 @@ from reinforge.run_store.failpoint import failpoint
 from reinforge.run_store.files import replace_durably
 from reinforge.run_store.lock import RunLock, is_locked
 from reinforge.run_store.reading import RowReader
-from reinforge.run_store.records import Event, Status, StepRecord
+from reinforge.run_store.records import Event, RewardUpdateRow, Status, StepRecord
 from reinforge.types import Score
 
 _FOLDERS = ("checkpoints", "adapter", "control", "evaluations", "rewards")
@@ -135,6 +135,11 @@ class Run(RowReader):
         """Store an event of the process, not of training: it has no part in `row_hash` and outlives a rewind."""
         with self._transaction("event"):
             rows.insert_event(self._db, self.last_step(), event, time.time(), of_step=False)
+
+    def record_reward_update(self, update: RewardUpdateRow) -> None:
+        """Store a change of the reward functions. From here on it has happened, whatever becomes of the process."""
+        with self._transaction("update"):
+            rows.insert_reward_update(self._db, update)
 
     def rewind(self, step: int) -> None:
         """Delete every row that a step after `step` wrote, in one transaction, and later evaluations: where a resume
