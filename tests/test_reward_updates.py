@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
+
 import pytest
 
 import reinforge
 from reinforge.api import SilentWatcher
 from reinforge.cli.main import run as command
+from reinforge.cli.rewards import _log
 from reinforge.errors import RewardError, StoppedByGuard, UsageError
 from reinforge.grading.reward_function import RewardFunction, SourceText
 from reinforge.grading.versions import RewardUpdate, apply_update, describe_change
 from reinforge.reward_updates import REFUSED, RewardUpdates, wait_for_update
 from reinforge.run_store import Run
-from reinforge.run_store.control import pending_requests
+from reinforge.run_store.control import REWARDS, pending_requests, write_request
 
 LENGTH = "def length(prompt, completion, example):\n    return len(completion) / 20\n"
 SHORT = "def length(prompt, completion, example):\n    return 1 / (1 + len(completion))\n"
@@ -50,8 +55,6 @@ def run(tmp_path):
 
 
 def put(run, update, request_id):
-    from reinforge.run_store.control import REWARDS, write_request
-
     write_request(run.path, REWARDS, update if isinstance(update, str) else update.to_json(), request_id)
 
 
@@ -218,3 +221,86 @@ def test_a_stopped_run_is_changed_from_python_when_it_is_resumed(tiny_qwen2, tmp
     assert reinforge.get_config(path).versions == {"length": "length_v2", "digits": "digits_v1"}
     with pytest.raises(UsageError, match="has done all its steps"):
         reinforge.update_config(path, rewards)
+
+
+def test_a_broken_function_is_corrected_and_the_run_goes_on(tiny_qwen2, tmp_path, capsys):
+    (tmp_path / "rewards.py").write_text("def length(prompt, completion, example):\n    return example['nmber']\n")
+    path = tmp_path / "broken"
+    with pytest.raises(StoppedByGuard, match=r"Stopped after step 0: reward function length_v1 failed on 8 of 8"):
+        reinforge.train(make_config(tiny_qwen2, tmp_path / "rewards.py"), ROWS, runs_dir=tmp_path, name="broken")
+    with pytest.raises(StoppedByGuard):  # nothing has changed
+        reinforge.resume(path)
+    (tmp_path / "rewards.py").write_text(LENGTH.replace("def", "def broken(:"))
+    update = ["rewards", "update", str(path), f"length={tmp_path / 'rewards.py'}:length"]
+    assert command(update) == 3
+    assert "SyntaxError" in capsys.readouterr().err
+    (tmp_path / "rewards.py").write_text(LENGTH)
+    assert command([*update, "--base", "length_v7"]) == 3
+    assert "length is at length_v1; this update was made for length_v7" in capsys.readouterr().err
+    assert command([*update, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] is None
+    reinforge.resume(path)
+    with Run.open(path) as run:
+        assert [(f.version, f.num_ok, f.num_error) for f in run.functions()] == [("length_v2", 40, 0)]
+    assert reinforge.verify(path, 1).equal
+
+
+PRINTING = """
+def loud(prompt, completion, example):
+    print("looking at", example["number"])
+    if example["number"] in ("3", "5"):
+        raise KeyError("no answer")
+    return {"score": 0.5, "reason": "fine", "metrics": {"words": 2}}
+def other(completions, **columns):
+    return [1.0] * len(completions)
+"""
+
+
+def test_logs_say_what_every_call_did_and_follow_a_run(tiny_qwen2, tmp_path, capsys):
+    (tmp_path / "rewards.py").write_text(PRINTING)
+    functions = {name: f"{tmp_path / 'rewards.py'}:{name}" for name in ("loud", "other")}
+    settings = {"loud": {"default": 0.25}}
+    config = make_config(
+        tiny_qwen2,
+        tmp_path,
+        reward_fns={"functions": functions, "settings": settings, "max_error_rate": 1.0},
+        data={"heldout": 0},
+        train_steps=7,
+    )
+    path = tmp_path / "logged"
+    followed = []
+
+    def follow():
+        while not (path / "run.json").exists():
+            time.sleep(0.05)
+        followed.extend(_log(path, {"functions": ["loud"]}, follow=True))
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    reinforge.train(config, ROWS, runs_dir=tmp_path, name="logged")
+    thread.join(30)
+    assert len(followed) == 7 * 8
+
+    def lines(*options):
+        assert command(["rewards", "logs", str(path), "--json", *options]) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    assert len(lines()) == 2 * 7 * 8
+    assert {row["name"] for row in lines("--function", "other")} == {"other"}
+    assert lines("--version", "loud_v2") == []
+    assert {row["step"] for row in lines("--step", "3-4")} == {3, 4}
+    failed = lines("--state", "error")
+    assert len(failed) == 2 * 4
+    assert all(row["prints"].startswith("looking at") and row["stand_in"] == 0.25 for row in failed)
+    assert lines("--grep", "no answ.r") == failed
+    assert command(["rewards", "logs", str(path), "--state", "error"]) == 0
+    shown = capsys.readouterr().out
+    assert "loud_v1  error (raised), 0.250 instead" in shown
+    assert "    KeyError: 'no answer'" in shown
+    assert "    | looking at 3" in shown
+    assert command(["rewards", "logs", str(path), "--step", "1-7", "--function", "loud", "--state", "ok"]) == 0
+    shown = capsys.readouterr().out
+    assert "loud_v1  0.500" in shown
+    assert "    words 2\n    fine\n    | looking at" in shown
+    for bad in (["--step", "x"], ["--grep", "("]):
+        assert command(["rewards", "logs", str(path), *bad]) == 2

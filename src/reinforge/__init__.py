@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         LoraParams,
         OverlongParams,
         RewardFunctionsConfig,
+        RewardFunctionSettings,
         RewardFunctionsRuntimeConfig,
         SamplingParams,
     )
@@ -39,6 +40,7 @@ _HOMES = {
         "GRPOConfig",
         "LoraParams",
         "OverlongParams",
+        "RewardFunctionSettings",
         "RewardFunctionsConfig",
         "RewardFunctionsRuntimeConfig",
         "SamplingParams",
@@ -58,6 +60,7 @@ __all__ = [
     "LoraParams",
     "OverlongParams",
     "ReinforgeError",
+    "RewardFunctionSettings",
     "RewardFunctionsConfig",
     "RewardFunctionsRuntimeConfig",
     "Run",

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from reinforge.grading.reward_function import RewardFunction
     from reinforge.insight.evaluation import Evaluation
     from reinforge.loop import StopRequest, Watcher
-    from reinforge.reward_updates import RewardUpdates
     from reinforge.run_store import Run
     from reinforge.types import Grade, Group, TrainState
 
@@ -127,7 +126,7 @@ def evaluate(
     from reinforge.run_store import Run
 
     watcher, found = watcher or SilentWatcher(), find_subject(subject)
-    directory, rows, functions = base_dir or Path.cwd(), None, None
+    directory, rows = base_dir or Path.cwd(), None
     if config is None:
         if found.run is None:
             raise UsageError(f"{subject} is no run, so what to evaluate it on is unknown.", hint="Add --config CONFIG.")
@@ -192,10 +191,11 @@ def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState |
     """The loop, and how it ended in the run's record."""
     from reinforge import loop
     from reinforge.errors import Interrupted, StoppedByGuard
+    from reinforge.reward_updates import RewardUpdates
 
     try:
         with _stop_signals(watcher) as stop:
-            updates = reward_updates(built, run)
+            updates = RewardUpdates(run, built.grader)
             loop.train(built.task, built.roles, run, watcher, state, stop, before_step=updates.before_step)
         _publish_adapter(run)
         run.finish("succeeded")
@@ -210,14 +210,6 @@ def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState |
         with suppress(ReinforgeError):  # a full disk, say: the fault itself is what people must see
             run.finish("failed", f"{type(fault).__name__}: {fault}")
         raise
-
-
-def reward_updates(built: LocalRun, run: Run) -> RewardUpdates:
-    """The run's reward functions over its steps, with those that its config cannot do without."""
-    from reinforge.reward_updates import RewardUpdates
-
-    correct_fn = built.task.config.eval.correct_fn
-    return RewardUpdates(run, built.grader, {correct_fn: "eval.correct_fn"} if correct_fn else {})
 
 
 @contextmanager
@@ -282,7 +274,8 @@ def stored_grader(run: Run, functions: Sequence[RewardFunction]) -> RewardFuncti
     """Judges by functions of the run as it stored them, whatever their files say now."""
     from reinforge.grading.grader import RewardFunctionGrader
 
-    return RewardFunctionGrader(functions, stored_config(run).reward_fns.runtime)
+    config = stored_config(run).reward_fns
+    return RewardFunctionGrader(functions, config.runtime, config.settings)
 
 
 def restore(built: LocalRun, run: Run, watcher: Watcher) -> TrainState:

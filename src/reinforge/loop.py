@@ -16,7 +16,7 @@ from reinforge.evaluation import evaluate
 from reinforge.grading.overlong import overlong_score
 from reinforge.grading.replay import accidents
 from reinforge.insight.evaluation import Evaluation
-from reinforge.insight.faults import reward_faults
+from reinforge.insight.faults import failing_function, reward_faults
 from reinforge.insight.metrics import step_metrics
 from reinforge.learner.advantage import advantages
 from reinforge.roles import Roles
@@ -99,6 +99,7 @@ def train(
         clock, collected = _Clock({"time/record_s": record_s}), None
         if state.batch is None:
             collected = _sample_and_grade(task, roles, state)
+            _stop_if_rewards_fail(task, roles, run, watcher, state, collected.groups)
             state = _with_batch(state, collected, config)
         assert state.batch is not None
         clock.lap("collect")
@@ -196,6 +197,27 @@ def _evaluate_if_due(task: Task, roles: Roles, run: Run, watcher: Watcher, step:
 def _write_state(roles: Roles, state: TrainState, folder: Path) -> None:
     roles.learner.save(folder)
     (folder / "state.json").write_text(encode_state(state), encoding="utf-8")
+
+
+def _stop_if_rewards_fail(
+    task: Task, roles: Roles, run: Run, watcher: Watcher, state: TrainState, groups: Sequence[Group]
+) -> None:
+    """Stop before anything is learned from a step whose scores are no judgement. A resume collects it again."""
+    config = task.config.reward_fns
+    strict = {name: 0.0 for name, settings in config.settings.items() if settings.on_error == "fail"}
+    fault = failing_function(groups, config.max_error_rate, strict)
+    if fault is None:
+        return
+    for event in (*reward_faults(groups), fault):
+        run.record_event(event)
+        watcher.note(event.message)
+    watcher.note(fault.data["message"])
+    save_checkpoint(run.path, state.step, partial(_write_state, roles, state))
+    run.finish("stopped", fault.message)
+    raise StoppedByGuard(
+        f"Stopped after step {state.step}: {fault.message}.",
+        hint=f"Correct it (reinforge rewards update {run.path} FILE), then: reinforge runs resume {run.path}",
+    )
 
 
 def _end_early(run: Run, stop: StopRequest, reason: str, step: int) -> None:

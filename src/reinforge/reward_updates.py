@@ -37,11 +37,11 @@ class ReplaceableGrader(Protocol):
 class RewardUpdates:
     """The trainer's side: carries requests out, and repeats what a resumed run did before."""
 
-    def __init__(self, run: Run, grader: ReplaceableGrader, needed: Mapping[str, str] | None = None) -> None:
-        """`grader` judges by the functions the run began with; `needed` are functions that may not be removed."""
+    def __init__(self, run: Run, grader: ReplaceableGrader) -> None:
+        """`grader` judges by the functions the run began with."""
         self._run = run
         self._grader = grader
-        self._needed = needed or {}
+        self._needed = needed_functions(run.config())
         self._history = [(row, run_functions(run, row.functions)) for row in run.reward_updates()]
         self._first = grader.functions
 
@@ -107,6 +107,18 @@ def run_functions(run: Run, records: Sequence[Mapping[str, Any]] | None = None) 
     )
 
 
+def needed_functions(config: Mapping[str, Any]) -> dict[str, str]:
+    """Functions that a run's settings name, with the setting: they cannot be removed.
+
+    >>> needed_functions({"reward_fns": {"settings": {"judge": {"fallback": "rule"}}}})
+    {'rule': 'reward_fns.settings.judge.fallback'}
+    """
+    settings = config.get("reward_fns", {}).get("settings", {})
+    named = {of.get("fallback"): f"reward_fns.settings.{name}.fallback" for name, of in settings.items()}
+    named[config.get("eval", {}).get("correct_fn")] = "eval.correct_fn"
+    return {name: setting for name, setting in named.items() if name is not None}
+
+
 def latest_functions(run: Run) -> tuple[RewardFunction, ...]:
     """The functions the run judges by now."""
     updates = run.reward_updates()
@@ -167,7 +179,7 @@ def request_update(run_path: Path, update: RewardUpdate, request_id: str | None 
     with Run.open(run_path) as run:
         if run.status()[0] == "succeeded":
             raise UsageError(f"{run_path} has done all its steps.", hint="Start a new run with these functions.")
-        apply_update(latest_functions(run), update)
+        apply_update(latest_functions(run), update, needed=needed_functions(run.config()))
     return write_request(run_path, REWARDS, update.to_json(), request_id)
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reinforge.api import SilentWatcher, rebuild, restore, reward_updates
+from reinforge.api import SilentWatcher, rebuild, restore
 from reinforge.errors import UsageError
+from reinforge.reward_updates import RewardUpdates
 from reinforge.run_store import Run, list_checkpoints
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> V
             built = rebuild(run, watcher)
             try:
                 state = restore(built, run, watcher)
-                updates = reward_updates(built, run)
+                updates = RewardUpdates(run, built.grader)
                 loop.train(
                     built.task, built.roles, run, watcher, state, until_step=step, before_step=updates.before_step
                 )

@@ -64,7 +64,7 @@ def test_everything_recorded_is_read_back(run: Run):
         for got, score in zip(scores[row.id], grade.scores, strict=True):
             assert (got.name, got.version, got.weight) == (score.name, score.version, score.weight)
             assert (got.value, got.state, got.kind, got.prints) == (score.value, score.state, score.kind, score.prints)
-            assert got.latency_s == score.latency_s
+            assert (got.latency_s, got.stand_in, got.metrics) == (score.latency_s, score.stand_in, score.metrics)
             assert got.message == score.message.replace("\ud800", "\\ud800")
     (step,) = run.steps()
     assert (step.metrics, step.state_hash, step.num_completions) == (dict(record.metrics), "hash of 1", 12)
@@ -155,12 +155,15 @@ def test_row_hash_sees_everything_but_wall_time(tmp_path: Path):
         with_score(prints="other"),
         with_score(message="other"),
         with_score(version="format_v2"),
+        with_score(stand_in=0.5),
+        with_score(metrics={"words": 3.0}),
         with_completion(text="other"),
         with_completion(logprobs=(-9.0,) * group.completions[0].num_tokens),
     ]
     equal = [
         replace(base, metrics={**base.metrics, "time/step_s": 9.0, "reward/format/latency_max_s": 3.0}),
         with_score(latency_s=99.0),
+        with_score(cached=True),
     ]
 
     def hash_of(record: StepRecord, name: str) -> str:

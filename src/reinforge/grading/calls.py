@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError
 from reinforge.grading.reward_function import TRL_ARGUMENTS, RewardFunction
-from reinforge.grading.values import in_words, read_value
+from reinforge.grading.values import Value, in_words, read_value
 from reinforge.roles import CallResult
 from reinforge.sandbox.pool import SourceFault, UnsendableArguments, Worker, WorkerUnavailable
 from reinforge.types import Example, Score
@@ -32,16 +32,22 @@ class Case:
     token_ids: tuple[tuple[int, ...], ...]
     """[G][T] Empty where completions came as text."""
 
+    def only(self, places: Sequence[int]) -> Case:
+        """The case of some of the completions."""
+        chosen = tuple(self.texts[place] for place in places), tuple(self.token_ids[place] for place in places)
+        return replace(self, texts=chosen[0], token_ids=chosen[1])
+
 
 def score_case(
-    function: RewardFunction, case: Case, worker: Worker, runtime: RewardFunctionsRuntimeConfig
+    function: RewardFunction, case: Case, worker: Worker, runtime: RewardFunctionsRuntimeConfig, *, singly: bool = False
 ) -> list[Score]:
-    """One score per completion, in order. Never raises for what the function does."""
+    """One score per completion, in order. Never raises for what the function does. `singly` shows a batched function
+    one completion at a time."""
     if not case.texts:
         return []
     try:
         if function.dialect == "trl":
-            return _score_batched(function, case, worker, runtime.timeout_s)
+            return _score_batched(function, case, worker, runtime.timeout_s, singly)
         return _score_each(function, case, worker, runtime)
     except UnsendableArguments as error:
         raise DataError(f"row {case.example.index + 1} cannot be given to a reward function: {error}.") from None
@@ -118,11 +124,12 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _score_batched(function: RewardFunction, case: Case, worker: Worker, timeout_s: float) -> list[Score]:
+def _score_batched(function: RewardFunction, case: Case, worker: Worker, timeout_s: float, singly: bool) -> list[Score]:
     """TRL form: one call for all completions, repeated one by one when it failed because of some of them."""
     everyone = list(range(len(case.texts)))
-    result = worker.call(function.function_name, trl_arguments(function, case, everyone), timeout_s)
-    if result.kind in REPEAT_ONE_BY_ONE and len(everyone) > 1:
+    if not singly:
+        result = worker.call(function.function_name, trl_arguments(function, case, everyone), timeout_s)
+    if singly or (result.kind in REPEAT_ONE_BY_ONE and len(everyone) > 1):
         each = [trl_arguments(function, case, [one]) for one in everyone]
         results = worker.call_each(function.function_name, {}, each, timeout_s)
         return [_scores_of_list(function, result, 1)[0] for result in results]
@@ -169,12 +176,12 @@ def _scores_of_list(function: RewardFunction, result: CallResult, num_completion
 def _score_of_result(
     function: RewardFunction, result: CallResult, returned: object, *, none_applies_not: bool
 ) -> Score:
-    kind, message, number = result.kind, result.message, None
-    if not kind:
+    value = Value(None, result.kind, result.message)
+    if not result.kind:
         value = read_value(returned, none_applies_not=none_applies_not)
-        kind, message, number = value.kind, value.message, value.number
-    state = "error" if kind else "ok"
-    return _score(function, number, state, kind, message, result.prints, result.latency_s)
+    state = "error" if value.kind else "ok"
+    score = _score(function, value.number, state, value.kind, value.message, result.prints, result.latency_s)
+    return replace(score, metrics=value.metrics) if value.metrics else score
 
 
 def _score(

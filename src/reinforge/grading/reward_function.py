@@ -97,6 +97,13 @@ class RewardFunction:
             p.name for p in self.parameters if p.by_keyword and not p.has_default and p.name not in TRL_ARGUMENTS
         )
 
+    @property
+    def takes_token_ids(self) -> bool:
+        """Whether a call is given the completions' token ids."""
+        return self.dialect == "trl" and any(
+            p.name == "completion_ids" or p.kind == "var_keyword" for p in self.parameters
+        )
+
 
 TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """What TRL itself passes. There is no trainer here, so the last three are None; the last two only where a parameter
