@@ -211,3 +211,15 @@ def _log_text(row: LogRow) -> str:
     lines += [f"    {line}" for line in row.message.strip().splitlines()]
     lines += [f"    | {line}" for line in row.prints.strip("\n").splitlines()]
     return "\n".join(visible(line, one_line=True) for line in lines)
+
+
+@rewards_command.command("helpers")
+def helpers_command() -> None:
+    """Python functions that read a row's columns back from text, to copy into a reward file.
+
+    For instance: reinforge rewards helpers >> rewards.py
+    """
+    from reinforge.grading import helpers
+
+    source = Path(helpers.__file__).read_text(encoding="utf-8")
+    click.echo(source[source.index("import ast") :], nl=False)
