@@ -125,7 +125,7 @@ def story(path: Path) -> dict[str, object]:
         versions = [(row.version, row.first_step, row.last_step, row.num_ok, row.mean) for row in run.functions()]
     adapter = (path / "adapter" / "adapter_model.safetensors").read_bytes().hex()
     requests = [request.id for request in pending_requests(path, REWARD_REQUESTS)]
-    sources = {source.name: source.read_text() for source in (path / "rewards").iterdir()}
+    sources = {source.name: source.read_text() for source in (path / "rewards").glob("*.py")}
     rewards = {"updates": updates, "versions": versions, "requests": requests, "sources": sources}
     return {"status": status, "steps": steps, "evaluations": evaluations, "adapter": adapter, "rewards": rewards}
 

@@ -125,10 +125,10 @@ def test_a_resumed_run_makes_the_change_again_after_the_same_step(run):
     put(run, RewardUpdate(weights={"length": 0.5}), "2")
     put(run, RewardUpdate({"length": text(SHORT)}), "1")  # the trainer died before it could remove the file
     again = RewardUpdates(run, grader := FakeGrader(function()))
-    events = [again.before_step(step) for step in range(1, 4)]
-    assert [len(one) for one in events] == [0, 2, 0]
-    assert grader.versions == ["length_v3"]
+    events = [(len(again.before_step(step)), grader.versions) for step in range(1, 4)]
+    assert events == [(0, ["length_v1"]), (2, ["length_v3"]), (0, ["length_v3"])]
     assert [row.request for row in run.reward_updates()] == ["1", "2"]
+    assert REFUSED not in {event.kind for event in run.events()}
     assert pending_requests(run.path, "rewards") == []
 
 

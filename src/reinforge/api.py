@@ -62,7 +62,7 @@ def train(
     """
     from reinforge.cluster import local
     from reinforge.grading.grader import RewardFunctionGrader
-    from reinforge.run_store import Run
+    from reinforge.run_store import Run, reward_file
 
     watcher = watcher or SilentWatcher()
     Run.check_place(Path(runs_dir), name)
@@ -72,12 +72,10 @@ def train(
     grader = RewardFunctionGrader.from_config(config.reward_fns, directory)
     built = local.build(config, directory, grader, started=started, tell=watcher.note, rows=rows)
     try:
-        about = _about(built, started)
-        with Run.create(Path(runs_dir), name, _stored(config), about) as run:
-            if rows is not None:
-                (run.path / "dataset.json").write_text(json.dumps(rows), encoding="utf-8")
-            for function in built.grader.functions:
-                run.save_reward_source(function.version, function.source)
+        files = {reward_file(function.version): function.source for function in grader.functions}
+        if rows is not None:
+            files["dataset.json"] = json.dumps(rows)
+        with Run.create(Path(runs_dir), name, _stored(config), _about(built, started), files) as run:
             _run_to_end(built, run, watcher, None)
             return run.path
     finally:

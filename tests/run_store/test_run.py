@@ -17,7 +17,8 @@ from statistics import fmean, variance
 import pytest
 
 from reinforge.errors import CheckpointError, SetupError, UsageError
-from reinforge.run_store import Event, Run, StepRecord, list_runs
+from reinforge.run_store import Event, Run, StepRecord, list_runs, reward_file
+from reinforge.run_store import run as run_module
 
 from .conftest import CONFIG, make_record
 
@@ -464,3 +465,15 @@ def test_another_format_is_refused(run: Run):
     db.close()
     with pytest.raises(UsageError, match="has format 99"):
         Run.open(run.path)
+
+
+def test_files_of_a_new_run_are_there_before_it_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    files = {reward_file("a/b_v1"): "text \ud800\r\n", "dataset.json": "[]"}
+    written = []
+    replace = run_module.replace_durably
+    monkeypatch.setattr(run_module, "replace_durably", lambda p, data: (written.append(p.name), replace(p, data)))
+    with Run.create(tmp_path, "run", CONFIG, {}, files) as run:
+        assert run.read_reward_source("a/b_v1") == "text \ud800\r\n"
+        assert (run.path / "dataset.json").read_text() == "[]"
+    assert written[-1] == "run.json"
+    assert set(written) == {"config.yaml", "a%2Fb_v1.py", "dataset.json", "run.json"}

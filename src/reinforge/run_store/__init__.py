@@ -24,7 +24,7 @@ from reinforge.run_store.records import (
     StepRow,
     TokenRow,
 )
-from reinforge.run_store.run import Run, config_hash, list_runs
+from reinforge.run_store.run import Run, config_hash, list_runs, reward_file
 
 __all__ = [
     "FAILPOINTS",
@@ -51,6 +51,7 @@ __all__ = [
     "list_checkpoints",
     "list_runs",
     "remove_checkpoints_after",
+    "reward_file",
     "save_checkpoint",
     "verify_checkpoint",
 ]

@@ -38,11 +38,11 @@ def write_request(run_dir: Path, kind: str, text: str, request_id: str | None = 
 
 def pending_requests(run_dir: Path, kind: str) -> list[Request]:
     """Requests nobody has taken yet, oldest first."""
-    found = []
-    for path in sorted((run_dir / "control").glob(f"{kind}-*.json")):
-        text = path.read_bytes().decode("utf-8", "replace")
-        found.append(Request(path.stem.removeprefix(f"{kind}-"), path, text))
-    return found
+    return [
+        Request(path.stem.removeprefix(f"{kind}-"), path, path.read_bytes().decode("utf-8", "replace"))
+        for path in sorted((run_dir / "control").glob(f"{kind}-*.json"))
+        if path.is_file()
+    ]
 
 
 def remove_request(request: Request) -> None:
