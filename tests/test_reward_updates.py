@@ -239,6 +239,8 @@ def test_a_broken_function_is_corrected_and_the_run_goes_on(tiny_qwen2, tmp_path
     assert "length is at length_v1; this update was made for length_v7" in capsys.readouterr().err
     assert command([*update, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] is None
+    assert command(["runs", "show", str(path)]) == 0
+    assert "waiting to be taken: 1 update(s) of the reward functions" in capsys.readouterr().out
     reinforge.resume(path)
     with Run.open(path) as run:
         assert [(f.version, f.num_ok, f.num_error) for f in run.functions()] == [("length_v2", 40, 0)]

@@ -98,7 +98,12 @@ class RowReader:
     ) -> list[LogRow]:
         """A page of scores of steps `first` to `last` in the order they were stored: about `limit`, all of a
         completion's. No names mean every function. The next page is `after=page[-1].completion`."""
-        conditions = ["c.id > ?", "c.step >= ?", "c.step <= ?"]
+        # Ids grow with steps, so that a range of steps is one of ids, and a page costs no sorting of all that follow.
+        conditions = [
+            "c.id > ?",
+            "c.id >= (SELECT id FROM completions WHERE step >= ? ORDER BY step, id LIMIT 1)",
+            "c.id <= (SELECT id FROM completions WHERE step <= ? ORDER BY step DESC, id DESC LIMIT 1)",
+        ]
         values: list[object] = [after, first, _MAX_STEP if last is None else last]
         for column, wanted in (("name", functions), ("version", versions), ("s.state", [state] if state else [])):
             if wanted:
@@ -106,9 +111,9 @@ class RowReader:
                 values += wanted
         query = (
             "SELECT c.id, step, epoch, example, generation, name, version, weight, value, s.state, kind, message,"
-            " prints, latency_s, stand_in, coalesce(metrics, '{}') FROM scores s"
-            " JOIN completions c ON c.id = s.completion"
-            f" JOIN functions f ON f.id = s.function WHERE {' AND '.join(conditions)} ORDER BY c.id, position"
+            " prints, latency_s, stand_in, coalesce(metrics, '{}') FROM completions c"
+            " CROSS JOIN scores s ON s.completion = c.id"
+            f" CROSS JOIN functions f ON f.id = s.function WHERE {' AND '.join(conditions)} ORDER BY c.id, position"
         )
         found = _whole(self._db.execute(query, values), limit)
         return [LogRow(*_with(row, {10: str, 11: str, 12: unpack_text, 15: json.loads})) for row in found]
