@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from reinforge import errors
 from reinforge.cli.main import cli
 from reinforge.config import GRPOConfig
-from reinforge.config_problems import table_of
+from reinforge.config_problems import prefix_below, table_of
 from reinforge.insight.metrics import METRICS
 from reinforge.run_store import checkpoints, database, records, run
 
@@ -49,7 +49,7 @@ def _config_tables(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, info in model.model_fields.items():
         part = table_of(info.annotation)
         if part is not None:
-            yield from _config_tables(part, f"{prefix}{name}.")
+            yield from _config_tables(part, prefix_below(prefix + name, info.annotation))
 
 
 def _default(info: FieldInfo) -> str:

@@ -1,5 +1,7 @@
 """Kills training runs and resumes them; prints what came out as JSON. A program: `python kill_loop.py --help`.
 
+In every run the reward functions are changed after step 3, between two updates on one batch.
+
 Each run is a forked child of one process that has imported everything, so that a hundred kills take minutes, not hours.
 """
 
@@ -24,7 +26,11 @@ import torch
 import reinforge.cluster.local  # noqa: F401 - what a run imports, before the fork
 from reinforge import api
 from reinforge.config import GRPOConfig
-from reinforge.run_store import FAILPOINTS, Run
+from reinforge.grading.reward_function import SourceText
+from reinforge.grading.versions import RewardUpdate
+from reinforge.run_store import FAILPOINTS, UPDATE_FAILPOINTS, Run
+from reinforge.run_store.control import REWARDS as REWARD_REQUESTS
+from reinforge.run_store.control import pending_requests, write_request
 from reinforge.run_store.failpoint import VARIABLE
 
 REWARDS = """
@@ -35,6 +41,28 @@ def vowels(prompt, completion, example):
 def brief(prompts, completions, number, **kwargs):
     return [None if int(n) % 5 == 0 else 1.0 / (1 + len(c)) for c, n in zip(completions, number)]
 """
+
+
+CHANGED = """
+def vowels(prompt, completion, example):
+    return sum(c in "aeiouy" for c in completion) / 10
+
+def spaces(prompt, completion, example):
+    return completion.count(" ")
+"""
+
+
+class Editor(api.SilentWatcher):
+    """Asks for new reward functions when step 1 is done, and again whenever it is done again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def step(self, step: int, metrics: object, groups: object) -> None:
+        if step == 1:
+            texts = {name: SourceText(CHANGED, "changed.py", name) for name in ("vowels", "spaces")}
+            update = RewardUpdate(texts, {"brief": 0.25}, base={"vowels": "vowels_v1"}, at_step=3)
+            write_request(self.path, REWARD_REQUESTS, update.to_json(), request_id="edit")
 
 
 def make_config(model: Path, folder: Path) -> GRPOConfig:
@@ -93,8 +121,13 @@ def story(path: Path) -> dict[str, object]:
         steps = [(row.step, row.state_hash, run.row_hash(row.step)) for row in run.steps()]
         evaluations = [{k: v for k, v in e.items() if not k.startswith("time")} for e in run.evaluations()]
         status = run.status()[0]
+        updates = [(row.request, row.step, row.message) for row in run.reward_updates()]
+        versions = [(row.version, row.first_step, row.last_step, row.num_ok, row.mean) for row in run.functions()]
     adapter = (path / "adapter" / "adapter_model.safetensors").read_bytes().hex()
-    return {"status": status, "steps": steps, "evaluations": evaluations, "adapter": adapter}
+    requests = [request.id for request in pending_requests(path, REWARD_REQUESTS)]
+    sources = {source.name: source.read_text() for source in (path / "rewards").glob("*.py")}
+    rewards = {"updates": updates, "versions": versions, "requests": requests, "sources": sources}
+    return {"status": status, "steps": steps, "evaluations": evaluations, "adapter": adapter, "rewards": rewards}
 
 
 def main() -> None:
@@ -116,10 +149,12 @@ def main() -> None:
 
 
 def every_failpoint() -> list[str]:
-    """Each named point the first and the sixth time it is passed: in the first step and, but for `after_file`, which
-    every checkpoint passes several times, in the last one. Six checkpoints are pruned twice."""
+    """Each named point of a step the first and the sixth time it is passed: in the first step and, but for
+    `after_file`, which every checkpoint passes several times, in the last one. Six checkpoints are pruned twice. Those
+    of an update the only time."""
     names = [name for name in FAILPOINTS if not name.startswith("rewind")]
-    return [f"{name}={count}" for name in names for count in (1, 2 if name == "checkpoint:during_prune" else 6)]
+    of_steps = [f"{name}={count}" for name in names for count in (1, 2 if name == "checkpoint:during_prune" else 6)]
+    return [*of_steps, *UPDATE_FAILPOINTS]
 
 
 class KillLoop:
@@ -134,11 +169,19 @@ class KillLoop:
             raise SystemExit("the uninterrupted run failed")
         self.straight_s = time.monotonic() - started
         self.expected = story(folder / "straight")
+        versions = [row[:3] for row in self.expected["rewards"]["versions"]]  # type: ignore[index]
+        assert versions == [
+            ("vowels_v1", 1, 3), ("brief_v1", 1, 3), ("vowels_v2", 5, 5), ("brief_v2", 5, 5), ("spaces_v1", 5, 5)
+        ], versions  # fmt: skip
         with Run.open(folder / "straight") as run:
             self.trained_s = run.duration_s()
 
     def train(self, name: str) -> None:
-        api.train(self.config, dataset=self.rows, runs_dir=self.folder, name=name)
+        watcher = Editor(self.folder / name)
+        api.train(self.config, dataset=self.rows, runs_dir=self.folder, name=name, watcher=watcher)
+
+    def resume(self) -> None:
+        api.resume(self.folder / "killed", Editor(self.folder / "killed"))
 
     def at_failpoint(self, failpoint: str) -> None:
         """Kill at a named point; kill the first resume too, before and after it has deleted rows."""
@@ -146,7 +189,7 @@ class KillLoop:
         if not os.WIFSIGNALED(status):
             self.wrong.append(f"{failpoint}: never passed")
         for again in ("rewind:before_commit", "rewind:after_commit"):
-            in_child(lambda: api.resume(self.folder / "killed"), failpoint=again)
+            in_child(self.resume, failpoint=again)
             self.kills += 1
         self.finish(failpoint)
 
@@ -156,7 +199,7 @@ class KillLoop:
         moment = draw.uniform(0.0, self.trained_s)
         in_child(lambda: self.train("killed"), kill_after_s=moment, counted_from=killed / "run.json")
         if not self.is_done():
-            in_child(lambda: api.resume(killed), kill_after_s=draw.uniform(0.0, self.straight_s))
+            in_child(self.resume, kill_after_s=draw.uniform(0.0, self.straight_s))
             self.kills += 1
         self.finish(f"at {moment:.3f} s")
 
@@ -168,7 +211,7 @@ class KillLoop:
         """Resume to the end and compare with the uninterrupted run."""
         path = self.folder / "killed"
         self.kills += 1
-        if not self.is_done() and in_child(lambda: api.resume(path)) != 0:
+        if not self.is_done() and in_child(self.resume) != 0:
             self.wrong.append(f"{what}: resume failed")
         elif story(path) != self.expected:
             self.wrong.append(f"{what}: differs")

@@ -29,7 +29,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 LAYER_0 = {"types", "roles", "errors", "config"}
 LAYER_1 = {"config_problems", "config_file", "run_store", "data", "grading", "sandbox", "insight"}
 LAYER_2 = {"policy", "learner", "inference", "rollout"}
-LAYER_3 = {"loop", "evaluation"}
+LAYER_3 = {"loop", "evaluation", "reward_updates"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "rollout": LAYER_0 | LAYER_1,
     "evaluation": LAYER_0 | LAYER_1 | {"rollout"},
     "loop": LAYER_0 | LAYER_1 | {"rollout", "evaluation", "learner.advantage"},
+    "reward_updates": LAYER_0 | LAYER_1,
     "cluster": LAYER_0 | LAYER_1 | LAYER_2 | LAYER_3,
 }
 """First name below `reinforge` -> what it may import of ours. Those on top may import anything."""

@@ -8,7 +8,7 @@ from reinforge.api import SilentWatcher
 from reinforge.config import GRPOConfig
 from reinforge.errors import Interrupted, StoppedByGuard
 from reinforge.roles import Roles
-from reinforge.run_store import Run, decode_state, latest_checkpoint, list_checkpoints
+from reinforge.run_store import Event, Run, decode_state, latest_checkpoint, list_checkpoints
 from reinforge.types import Example, Prompt, Score
 
 
@@ -180,7 +180,8 @@ def test_masked_completions_have_no_advantage_and_small_groups_are_dropped(run):
         return Score("digit", "digit_v1", 1.0)
 
     _, sampler, _, learner = fake_roles()
-    loop.train(make_task(heldout=0), Roles(sampler, FakeGrader(judge), learner), run, SilentWatcher())
+    task = make_task(heldout=0, reward_fns={"functions": {"digit": "none.py:digit"}, "max_error_rate": 1.0})
+    loop.train(task, Roles(sampler, FakeGrader(judge), learner), run, SilentWatcher())
     assert {a for batch in learner.batches for row in batch.advantages_PG for a in row} == {0.0}
     assert run.steps()[0].metrics["group/dropped"] == 2
 
@@ -190,3 +191,59 @@ def test_a_sampler_that_loses_a_completion_is_an_error(run):
     sampler.sample = lambda requests: iter([(0, sampler.completion(requests[0], 0))])
     with pytest.raises(RuntimeError, match="gave 1 of 3"):
         loop.train(make_task(heldout=0), roles, run, SilentWatcher())
+
+
+@pytest.mark.parametrize(
+    ("reward_fns", "num_failed", "stops"),
+    [
+        ({}, 3, False),
+        ({}, 4, True),
+        ({"max_error_rate": 0.9}, 5, False),
+        ({"settings": {"digit": {"on_error": "fail"}}}, 0, False),
+        ({"settings": {"digit": {"on_error": "fail"}}, "max_error_rate": 1.0}, 1, True),
+    ],
+)
+def test_a_reward_function_that_fails_too_often_stops_the_run_before_it_learns(run, reward_fns, num_failed, stops):
+    _, sampler, _, learner = fake_roles()
+    judged = []
+
+    def judge(completion):
+        judged.append(completion)
+        ok = completion.policy_version < 2 or sum(c.policy_version == 2 for c in judged) > num_failed
+        failed = {"state": "error", "kind": "raised", "message": "KeyError: 'x'\n  File \"f.py\", line 3"}
+        return Score("digit", "digit_v1", 0.5) if ok else Score("digit", "digit_v1", None, **failed)
+
+    roles = Roles(sampler, FakeGrader(judge), learner)
+    task = make_task(heldout=0, reward_fns={"functions": {"digit": "none.py:digit"}, **reward_fns})
+    if not stops:
+        loop.train(task, roles, run, SilentWatcher())
+        assert run.last_step() == 4
+        return
+    with pytest.raises(StoppedByGuard, match=f"digit_v1 failed on {num_failed} of 6 completions, more than") as raised:
+        loop.train(task, roles, run, SilentWatcher())
+    assert "reinforge rewards update" in raised.value.hint
+    assert len(learner.batches) == 2  # nothing was learned from the failed step
+    stopped = Run.open(run.path)
+    assert stopped.status()[0] == "stopped"
+    assert [event.kind for event in stopped.events()] == ["reward_error", "reward_guard"]
+    assert "line 3" in stopped.events()[-1].data["message"]
+
+    with Run.open(run.path, writable=True) as again:
+        checkpoint, _ = latest_checkpoint(run.path)
+        assert checkpoint.step == 2
+        state = decode_state((checkpoint.path / "state.json").read_text())
+        loop.train(task, Roles(sampler, FakeGrader(), learner), again, SilentWatcher(), state)
+        assert again.last_step() == 4
+
+
+def test_what_happens_between_two_steps_is_an_event_of_the_next(run):
+    roles, _, _, _ = fake_roles()
+    asked = []
+
+    def before_step(step):
+        asked.append(step)
+        return (Event("change", f"after step {step}"),) if step == 2 else ()
+
+    loop.train(make_task(heldout=0), roles, run, SilentWatcher(), before_step=before_step)
+    assert asked == [0, 1, 2, 3]
+    assert [(event.step, event.message) for event in run.events()] == [(3, "after step 2")]

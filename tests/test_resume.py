@@ -18,8 +18,8 @@ def kill_loop(tiny_qwen2, tmp_path, *options):
 
 
 @pytest.mark.slow
-def test_killed_in_the_transaction_and_in_the_checkpoint_then_resumed(tiny_qwen2, tmp_path):
-    points = ["rows:before_commit=3", "rows:after_commit=4", "checkpoint:after_file=5", "checkpoint:after_prune=6"]
+def test_killed_in_a_step_a_checkpoint_and_a_reward_update_then_resumed(tiny_qwen2, tmp_path):
+    points = ["rows:before_commit=3", "checkpoint:after_prune=6", "update:before_commit", "update:after_commit"]
     found = kill_loop(tiny_qwen2, tmp_path, "--failpoints", *points)
     assert found["wrong"] == []
     assert found["kills"] == 3 * len(points)

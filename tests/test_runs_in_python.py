@@ -192,7 +192,9 @@ def test_failed_calls_show_in_an_evaluation(tiny_qwen2, tmp_path, rewards_file):
         def note(self, text):
             notes.append(text)
 
-    config = make_config(tiny_qwen2, rewards_file, "broken", "vowel", train_steps=1, eval={"max_prompts": 2})
+    functions = {name: f"{rewards_file}:{name}" for name in ("broken", "vowel")}
+    reward_fns = {"functions": functions, "max_error_rate": 1.0}  # else the run stops
+    config = make_config(tiny_qwen2, rewards_file, reward_fns=reward_fns, train_steps=1, eval={"max_prompts": 2})
     rewards_file.write_text(
         "def broken(prompt, completion, example):\n    return example['nope']\n\n"
         "def vowel(prompt, completion, example):\n    return 'a' in completion\n"

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
         LoraParams,
         OverlongParams,
         RewardFunctionsConfig,
+        RewardFunctionSettings,
         RewardFunctionsRuntimeConfig,
         SamplingParams,
     )
     from reinforge.config_file import load_config
     from reinforge.errors import ReinforgeError
+    from reinforge.reward_updates import get_config, update_config
     from reinforge.run_store import Run
     from reinforge.verification import verify
 
@@ -38,12 +40,14 @@ _HOMES = {
         "GRPOConfig",
         "LoraParams",
         "OverlongParams",
+        "RewardFunctionSettings",
         "RewardFunctionsConfig",
         "RewardFunctionsRuntimeConfig",
         "SamplingParams",
     ),
     "reinforge.config_file": ("load_config",),
     "reinforge.errors": ("ReinforgeError",),
+    "reinforge.reward_updates": ("get_config", "update_config"),
     "reinforge.run_store": ("Run",),
     "reinforge.verification": ("verify",),
 }
@@ -56,15 +60,18 @@ __all__ = [
     "LoraParams",
     "OverlongParams",
     "ReinforgeError",
+    "RewardFunctionSettings",
     "RewardFunctionsConfig",
     "RewardFunctionsRuntimeConfig",
     "Run",
     "SamplingParams",
     "evaluate",
+    "get_config",
     "grade",
     "load_config",
     "resume",
     "train",
+    "update_config",
     "verify",
 ]
 

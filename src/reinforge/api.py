@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from reinforge.cluster.local import LocalRun
     from reinforge.config import GRPOConfig
     from reinforge.grading.grader import RewardFunctionGrader
+    from reinforge.grading.reward_function import RewardFunction
     from reinforge.insight.evaluation import Evaluation
     from reinforge.loop import StopRequest, Watcher
     from reinforge.run_store import Run
@@ -61,7 +62,7 @@ def train(
     """
     from reinforge.cluster import local
     from reinforge.grading.grader import RewardFunctionGrader
-    from reinforge.run_store import Run
+    from reinforge.run_store import Run, reward_file
 
     watcher = watcher or SilentWatcher()
     Run.check_place(Path(runs_dir), name)
@@ -71,12 +72,10 @@ def train(
     grader = RewardFunctionGrader.from_config(config.reward_fns, directory)
     built = local.build(config, directory, grader, started=started, tell=watcher.note, rows=rows)
     try:
-        about = _about(built, started)
-        with Run.create(Path(runs_dir), name, _stored(config), about) as run:
-            if rows is not None:
-                (run.path / "dataset.json").write_text(json.dumps(rows), encoding="utf-8")
-            for function in built.grader.describe():
-                run.save_reward_source(function["version"], function["source"])
+        files = {reward_file(function.version): function.source for function in grader.functions}
+        if rows is not None:
+            files["dataset.json"] = json.dumps(rows)
+        with Run.create(Path(runs_dir), name, _stored(config), _about(built, started), files) as run:
             _run_to_end(built, run, watcher, None)
             return run.path
     finally:
@@ -113,14 +112,15 @@ def evaluate(
 ) -> Evaluation:
     """Score a model, an adapter or a run (RUN or RUN@STEP) on held-out prompts.
 
-    Without `config` the subject must be a run, and its own config is taken. With `data` all rows of that data set are
-    used, otherwise the rows the config holds out.
+    Without `config` the subject must be a run, and its own config is taken, with the reward functions it has now. With
+    `data` all rows of that data set are used, otherwise the rows the config holds out.
     """
     from reinforge.cluster import local
     from reinforge.evaluation import evaluate as score
     from reinforge.grading.grader import RewardFunctionGrader
     from reinforge.insight.faults import reward_faults
     from reinforge.policy.subject import find_subject
+    from reinforge.reward_updates import latest_functions
     from reinforge.run_store import Run
 
     watcher, found = watcher or SilentWatcher(), find_subject(subject)
@@ -130,7 +130,7 @@ def evaluate(
             raise UsageError(f"{subject} is no run, so what to evaluate it on is unknown.", hint="Add --config CONFIG.")
         with Run.open(found.run) as run:
             config, directory, rows = stored_config(run), Path(run.about["base_dir"]), _stored_rows(run)
-            grader = stored_grader(run)
+            grader = stored_grader(run, latest_functions(run))
     else:
         grader = RewardFunctionGrader.from_config(config.reward_fns, directory)
     with local.evaluation(config, directory, grader, found, data=data, tell=watcher.note, rows=rows) as built:
@@ -189,10 +189,12 @@ def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState |
     """The loop, and how it ended in the run's record."""
     from reinforge import loop
     from reinforge.errors import Interrupted, StoppedByGuard
+    from reinforge.reward_updates import RewardUpdates
 
     try:
         with _stop_signals(watcher) as stop:
-            loop.train(built.task, built.roles, run, watcher, state, stop)
+            updates = RewardUpdates(run, built.grader)
+            loop.train(built.task, built.roles, run, watcher, state, stop, before_step=updates.before_step)
         _publish_adapter(run)
         run.finish("succeeded")
     except (Interrupted, StoppedByGuard):
@@ -236,11 +238,12 @@ def _stop_signals(watcher: Watcher) -> Iterator[StopRequest]:
 def rebuild(run: Run, watcher: Watcher) -> LocalRun:
     """The roles of a stored run."""
     from reinforge.cluster import local
+    from reinforge.reward_updates import run_functions
 
-    config = stored_config(run)
-    rows = _stored_rows(run)
+    config, rows = stored_config(run), _stored_rows(run)
     started = datetime.datetime.fromisoformat(run.about["started"])
-    base_dir, recorded, grader = Path(run.about["base_dir"]), run.accidents(), stored_grader(run)
+    base_dir, recorded = Path(run.about["base_dir"]), run.accidents()
+    grader = stored_grader(run, run_functions(run))
     built = local.build(config, base_dir, grader, started=started, tell=watcher.note, rows=rows, recorded=recorded)
     for what, fingerprint in built.fingerprints.items():
         if run.about["fingerprints"][what] != fingerprint:
@@ -259,18 +262,18 @@ def _stored_rows(run: Run) -> list[dict[str, Any]] | None:
 
 
 def stored_config(run: Run) -> GRPOConfig:
-    """The run's config."""
+    """The run's config. What its reward functions are, the run's own files say (`run_functions`)."""
     from reinforge.config import GRPOConfig
 
     return GRPOConfig.model_validate(run.config())
 
 
-def stored_grader(run: Run) -> RewardFunctionGrader:
-    """The reward functions by the text the run began with, whatever their files say now."""
+def stored_grader(run: Run, functions: Sequence[RewardFunction]) -> RewardFunctionGrader:
+    """Judges by functions of the run as it stored them, whatever their files say now."""
     from reinforge.grading.grader import RewardFunctionGrader
 
-    records = [{**record, "source": run.read_reward_source(record["version"])} for record in run.about["functions"]]
-    return RewardFunctionGrader.from_records(records, stored_config(run).reward_fns.runtime)
+    config = stored_config(run).reward_fns
+    return RewardFunctionGrader(functions, config.runtime, config.settings)
 
 
 def restore(built: LocalRun, run: Run, watcher: Watcher) -> TrainState:
@@ -314,13 +317,14 @@ def _stored(config: GRPOConfig) -> dict[str, Any]:
 
 
 def _about(built: LocalRun, started: datetime.datetime) -> dict[str, Any]:
-    functions = [{k: v for k, v in function.items() if k != "source"} for function in built.grader.describe()]
+    from reinforge.reward_updates import record_of
+
     return {
         "started": started.isoformat(),
         "base_dir": str(Path.cwd()),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "machine": {"system": platform.platform(), "processor": platform.machine()},
-        "functions": functions,
+        "functions": [record_of(function) for function in built.grader.functions],
         "fingerprints": built.fingerprints,
         "max_tokens": built.task.max_tokens,
     }

@@ -71,23 +71,50 @@ class RewardFunctionsRuntimeConfig(_Part):
     """Kept of what a call prints; the rest is cut with a visible marker."""
 
 
+class RewardFunctionSettings(_Part):
+    """How one reward function is treated."""
+
+    on_error: Literal["zero", "mask", "fail"] = "zero"
+    """When it fails on a completion: count 0 (zero), leave the completion out of its group (mask), or stop the run
+    (fail), which can be resumed."""
+    default: float | None = None
+    """Counts in the reward when it fails, instead of `on_error`. The score stays an error."""
+    fallback: str | None = None
+    """Another reward function, whose value for the completion counts when this one fails; a weight of 0 makes one that
+    does nothing else. Comes before `default`."""
+    pure: bool = False
+    """The score depends on prompt, completion and row alone (a batched function judges each completion by itself), so
+    it may be taken from a cache."""
+
+
 class RewardFunctionsConfig(_Part):
     """What is rewarded (S0-022..025)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, arbitrary_types_allowed=True)
 
     functions: dict[str, str | Callable[..., Any]] = Field(min_length=1)
-    """Display name -> `file.py:function` (relative to the config file), or in Python the function itself."""
-    weights: dict[str, float] = Field(default_factory=dict)
+    """Display name -> `file.py:function` (relative to the config file), `file.py` for its function `grade`, a source
+    text with a function `grade`, or in Python the function itself."""
+    weights: dict[str, Annotated[float, Field(ge=-1e6, le=1e6)]] = Field(default_factory=dict)
     """Display name -> weight in the reward's sum; 1.0 where not named."""
+    settings: dict[str, RewardFunctionSettings] = Field(default_factory=dict)
+    """Display name -> how that function is treated."""
+    max_error_rate: Share = 0.5
+    """Most of a step's calls of one function that may fail (0..1); above it the run stops before it learns from the
+    step, and can be resumed. 1 never stops."""
     runtime: RewardFunctionsRuntimeConfig = RewardFunctionsRuntimeConfig()
     """How they run."""
 
     @model_validator(mode="after")
-    def _weights_name_functions(self) -> RewardFunctionsConfig:
-        unknown = sorted(set(self.weights) - set(self.functions))
-        if unknown:
-            raise ValueError(f"weights name {unknown}, but the functions are {sorted(self.functions)}")
+    def _names_are_those_of_functions(self) -> RewardFunctionsConfig:
+        for what, names in (("weights", self.weights), ("settings", self.settings)):
+            unknown = sorted(set(names) - set(self.functions))
+            if unknown:
+                raise ValueError(f"{what} name {unknown}, but the functions are {sorted(self.functions)}")
+        for name, settings in self.settings.items():
+            others = sorted(set(self.functions) - {name})
+            if settings.fallback is not None and settings.fallback not in others:
+                raise ValueError(f"{name}.fallback = {settings.fallback!r} is none of the other functions {others}")
         return self
 
 

@@ -309,8 +309,12 @@ def _make_paths_absolute(layer: _Layer) -> None:
     """`file.py:function`, and the model and data where they name something on this disk."""
     functions = _table(_table(layer.values, "reward_fns"), "functions")
     for name, address in functions.items():
-        if isinstance(address, str) and ".py:" in address:
-            folder = Origin.find(layer.origins, ("reward_fns", "functions", name)).folder
+        if not isinstance(address, str) or "\n" in address:  # a source text names no file
+            continue
+        folder = Origin.find(layer.origins, ("reward_fns", "functions", name)).folder
+        if address.endswith(".py"):
+            functions[name] = _absolute(folder, address)
+        elif ".py:" in address:
             file, _, function = address.rpartition(":")
             functions[name] = f"{_absolute(folder, file)}:{function}"
     data = _table(layer.values, "data")

@@ -230,7 +230,16 @@ def config_keys(model: type[BaseModel] = GRPOConfig, prefix: str = "") -> Iterat
         yield prefix + name
         part = table_of(info.annotation)
         if part is not None:
-            yield from config_keys(part, f"{prefix}{name}.")
+            yield from config_keys(part, prefix_below(prefix + name, info.annotation))
+
+
+def prefix_below(key: str, annotation: Any) -> str:
+    """What the keys of a table begin with; tables by name stand below `<function>`.
+
+    >>> prefix_below("lora", None), prefix_below("settings", dict[str, BaseModel])
+    ('lora.', 'settings.<function>.')
+    """
+    return f"{key}.<function>." if getattr(annotation, "__origin__", None) is dict else f"{key}."
 
 
 def table_of(annotation: Any) -> type[BaseModel] | None:

@@ -8,11 +8,11 @@
     |- SetupError             4   this machine lacks something: a package, a program, memory, disk
     |- ModelError             4   a model or adapter cannot be loaded
     |- CheckpointError        1   a checkpoint is damaged or does not belong to this run
-    |- StoppedByGuard         5   the run was asked to stop (control/stop); it can be resumed
+    |- StoppedByGuard         5   a guard (reward_fns.max_error_rate) or a request ended the run; it can be resumed
     |- Interrupted        130/143 Ctrl-C or SIGTERM, after a checkpoint
 
 Exit codes: 0 done, 1 run failed, 2 usage or config, 3 data or reward function unfit, 4 environment or model unfit,
-5 stopped by a request in control/stop (resumable), 130/143 interrupted after a checkpoint (resumable).
+5 stopped by a guard or by a request in control/stop (resumable), 130/143 interrupted after a checkpoint (resumable).
 """
 
 from __future__ import annotations
@@ -95,8 +95,9 @@ class CheckpointError(ReinforgeError):
 
 
 class StoppedByGuard(ReinforgeError):
-    """A stop request (the file `control/stop` in the run's folder, with a reason in it) ended the run after a
-    checkpoint. `reinforge runs resume` goes on."""
+    """Too many reward calls failed (`reward_fns.max_error_rate`, or a function's `on_error: fail`), or a stop request
+    (the file `control/stop` in the run's folder, with a reason in it) ended the run, after a checkpoint. `reinforge runs
+    resume` goes on."""
 
     code = "stopped"
     exit_code = 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,12 @@ from reinforge.evaluation import evaluate
 from reinforge.grading.overlong import overlong_score
 from reinforge.grading.replay import accidents
 from reinforge.insight.evaluation import Evaluation
-from reinforge.insight.faults import reward_faults
+from reinforge.insight.faults import failing_function, reward_faults
 from reinforge.insight.metrics import step_metrics
 from reinforge.learner.advantage import advantages
 from reinforge.roles import Roles
 from reinforge.rollout.collect import Collected, collect
-from reinforge.run_store import Run, StepRecord, save_checkpoint
+from reinforge.run_store import Event, Run, StepRecord, save_checkpoint
 from reinforge.run_store.codec import encode_state
 from reinforge.types import Batch, Group, Prompt, SampleRequest, TrainState
 
@@ -45,6 +45,11 @@ class Watcher(Protocol):
     def evaluation(self, step: int, evaluation: Evaluation, groups: Sequence[Group]) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+
+BeforeStep = Callable[[int], Sequence[Event]]
+"""Called between two steps with the number of steps done; it may change how the roles work (an update of the reward
+functions) and tells what it did. What it does must be a function of the step when a run is resumed."""
 
 
 @dataclass
@@ -77,6 +82,7 @@ def train(
     state: TrainState | None = None,
     stop: StopRequest | None = None,
     until_step: int | None = None,
+    before_step: BeforeStep = lambda step: (),
 ) -> None:
     """Train from `state` (fresh unless given; the learner is already restored to it) to the last step.
 
@@ -89,9 +95,11 @@ def train(
         _evaluate_if_due(task, roles, run, watcher, 0)
     record_s = 0.0
     while state.step < last_step:
+        changes = before_step(state.step)
         clock, collected = _Clock({"time/record_s": record_s}), None
         if state.batch is None:
             collected = _sample_and_grade(task, roles, state)
+            _stop_if_rewards_fail(task, roles, run, watcher, state, collected.groups)
             state = _with_batch(state, collected, config)
         assert state.batch is not None
         clock.lap("collect")
@@ -100,7 +108,7 @@ def train(
         roles.sampler.load(roles.learner.publish())
         clock.lap("publish")
 
-        record = _record(task, roles, state, collected, update.metrics, clock)
+        record = _record(task, roles, state, collected, update.metrics, clock, changes)
         state = replace(state, step=state.step + 1, batch=_unless_used_up(state.batch.after(update), config))
         run.record_step(record, config.keep_tokens_steps)
         clock.lap("record")
@@ -143,7 +151,13 @@ def _unless_used_up(batch: Batch, config: GRPOConfig) -> Batch | None:
 
 
 def _record(
-    task: Task, roles: Roles, state: TrainState, collected: Collected | None, update: Mapping[str, float], clock: _Clock
+    task: Task,
+    roles: Roles,
+    state: TrainState,
+    collected: Collected | None,
+    update: Mapping[str, float],
+    clock: _Clock,
+    changes: Sequence[Event],
 ) -> StepRecord:
     """The row of the step: its metrics, and the completions if they were collected for it."""
     times, settings = clock.times, task.config.eval
@@ -161,7 +175,7 @@ def _record(
         state_hash=roles.learner.state_hash(),
         groups=groups,
         advantages_PG=advantages_PG,
-        events=tuple(reward_faults(groups)),
+        events=(*changes, *reward_faults(groups)),
         accidents=accidents(groups),
     )
 
@@ -183,6 +197,27 @@ def _evaluate_if_due(task: Task, roles: Roles, run: Run, watcher: Watcher, step:
 def _write_state(roles: Roles, state: TrainState, folder: Path) -> None:
     roles.learner.save(folder)
     (folder / "state.json").write_text(encode_state(state), encoding="utf-8")
+
+
+def _stop_if_rewards_fail(
+    task: Task, roles: Roles, run: Run, watcher: Watcher, state: TrainState, groups: Sequence[Group]
+) -> None:
+    """Stop before anything is learned from a step whose scores are no judgement. A resume collects it again."""
+    config = task.config.reward_fns
+    strict = {name: 0.0 for name, settings in config.settings.items() if settings.on_error == "fail"}
+    fault = failing_function(groups, config.max_error_rate, strict)
+    if fault is None:
+        return
+    for event in (*reward_faults(groups), fault):
+        run.record_event(event)
+        watcher.note(event.message)
+    watcher.note(fault.data["message"])
+    save_checkpoint(run.path, state.step, partial(_write_state, roles, state))
+    run.finish("stopped", fault.message)
+    raise StoppedByGuard(
+        f"Stopped after step {state.step}: {fault.message}.",
+        hint=f"Correct it (reinforge rewards update {run.path} FILE), then: reinforge runs resume {run.path}",
+    )
 
 
 def _end_early(run: Run, stop: StopRequest, reason: str, step: int) -> None:

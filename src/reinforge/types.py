@@ -129,16 +129,24 @@ class Score:
     kind: str = ""
     """What went wrong, empty when ok: raised, timeout, exited, not_a_number, not_finite, wrong_length, ..."""
     message: str = ""
-    """For people: the exception or the offending value."""
+    """For people: the exception or the offending value; the reason a function gave for its score."""
     prints: str = ""
     """What the function printed during the call, cut at a cap with a visible marker."""
     latency_s: float = 0.0
     """Wall time of the call (for a batched call: its share)."""
+    stand_in: float | None = None
+    """What counts in the reward instead of a failed score, from its `fallback` or `default`. It is no value of the
+    function: means and charts leave it out."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Further figures the function returned beside its score. Finite."""
+    cached: bool = False
+    """Taken from the cache of a pure function instead of a call."""
 
     @property
     def contribution(self) -> float:
-        """weight * value; 0 for a failed or inapplicable score (S0-014)."""
-        return 0.0 if self.value is None else self.weight * self.value
+        """weight * value; for a failed score weight * stand_in; 0 without either (S0-014)."""
+        value = self.stand_in if self.value is None else self.value
+        return 0.0 if value is None else self.weight * value
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from reinforge.api import SilentWatcher, rebuild, restore
 from reinforge.errors import UsageError
+from reinforge.reward_updates import RewardUpdates
 from reinforge.run_store import Run, list_checkpoints
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> V
             built = rebuild(run, watcher)
             try:
                 state = restore(built, run, watcher)
-                loop.train(built.task, built.roles, run, watcher, state, until_step=step)
+                updates = RewardUpdates(run, built.grader)
+                loop.train(
+                    built.task, built.roles, run, watcher, state, until_step=step, before_step=updates.before_step
+                )
                 return Verification(step, state.step, stored, _hashes(run, step))
             finally:
                 built.close()

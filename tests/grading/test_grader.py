@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError, RewardError
 from reinforge.grading.grader import RewardFunctionGrader, grade_completions
-from reinforge.grading.reward_function import load_rewards_file
+from reinforge.grading.reward_function import RewardFunction, load_rewards_file
+from reinforge.grading.values import MAX_VALUE
 from reinforge.types import Completion, Example, Grade, Prompt
 
 
@@ -253,7 +253,8 @@ VALUES = {
     "numpy.array(0.5)": 0.5,
     "Decimal('0.25')": 0.25,
     "Fraction(1, 4)": 0.25,
-    "1e308": 1e308,
+    "1e308": "out_of_range",
+    "1e15": 1e15,
     "Level.HIGH": 2.0,
     "Odd()": 7.0,
     "None": "not_a_number",
@@ -261,7 +262,8 @@ VALUES = {
     "b'1'": "not_a_number",
     "1 + 0j": "not_a_number",
     "numpy.complex64(1)": "not_a_number",
-    "{'score': 1}": "not_a_number",
+    "{'score': 1}": 1.0,
+    "{'value': 1}": "not_a_number",
     "[1.0]": "not_a_number",
     "(x for x in [1])": "not_a_number",
     "{1.0}": "not_a_number",
@@ -325,12 +327,12 @@ def test_every_value_is_a_finite_score_or_an_error(echo, values):
     for value, grade in zip(values, result, strict=True):
         score = grade.scores[0]
         if score.state == "ok":
-            assert score.value == value
-            assert math.isfinite(score.value)
+            assert score.value == (value["score"] if isinstance(value, dict) else value)
+            assert abs(score.value) <= MAX_VALUE
         else:
             assert (score.state, score.value) == ("error", None)
-            assert score.kind in ("not_a_number", "not_finite")
-            assert not isinstance(value, (bool, int)) or abs(value) > sys.float_info.max
+            assert score.kind in ("not_a_number", "not_finite", "out_of_range", "not_a_result", "invalid")
+            assert not isinstance(value, (bool, int)) or abs(value) > MAX_VALUE
         assert math.isfinite(grade.reward)
 
 
@@ -394,11 +396,11 @@ def test_data_that_cannot_be_sent_names_the_row(make_grader):
         grades(grader, Example(4, "Hi", {"bad": {(1, 2): 3}}), "a")
 
 
-def test_describe_is_for_the_run_record(make_grader):
+def test_a_function_has_a_record_for_the_run(make_grader):
     grader = make_grader(
         'def f(prompt, completion, example):\n    "Says one."\n    return 1.0\n', "f", weights={"f": 2.0}
     )
-    (record,) = grader.describe()
+    record = grader.functions[0].to_record()
     assert hashlib.sha256(record["source"].encode()).hexdigest() == record["sha256"]
     assert (record["name"], record["version"], record["dialect"]) == ("f", "f_v1", "predibase")
     assert (record["weight"], record["doc"]) == (2.0, "Says one.")
@@ -406,11 +408,11 @@ def test_describe_is_for_the_run_record(make_grader):
 
 def test_a_recorded_grader_judges_without_the_file(make_grader, tmp_path):
     grader = make_grader("def f(completions, target=0, **rest): return [t + 0.5 for t in target]", "f")
-    records = json.loads(json.dumps(grader.describe()))
+    record = json.loads(json.dumps(grader.functions[0].to_record()))
     (tmp_path / "rewards.py").unlink()
-    with closing(RewardFunctionGrader.from_records(records, RewardFunctionsRuntimeConfig())) as again:
+    with closing(RewardFunctionGrader([RewardFunction.from_record(record)])) as again:
         assert again.functions == grader.functions
         assert grades(again, Example(0, "Hi", {"target": 2}), "a")[0].reward == 2.5
-    records[0]["source"] += "#"
+    record["source"] += "#"
     with pytest.raises(RewardError, match="source of f_v1 does not match"):
-        RewardFunctionGrader.from_records(records, RewardFunctionsRuntimeConfig())
+        RewardFunction.from_record(record)

@@ -24,10 +24,11 @@ def completion(generation: int, ids: tuple[int, ...] = (1, 2, 3), truncated: boo
 def group(
     values: list[float | None], *, states: list[str] | None = None, truncated: bool = False, name: str = "answer"
 ) -> Group:
-    """One function; a None value with state "ok" does not apply (so the completion is masked)."""
+    """One function; a None value with state "ok" does not apply (so the completion is masked). The third score is from
+    a cache."""
     states = states or ["ok"] * len(values)
     scores = [
-        Score(name, f"{name}_v1", value, state=state, latency_s=0.1 * (i + 1))
+        Score(name, f"{name}_v1", value, state=state, latency_s=0.1 * (i + 1), cached=i == 2)
         for i, (value, state) in enumerate(zip(values, states, strict=True))
     ]
     completions = tuple(completion(i, tuple(range(i + 2)), truncated) for i in range(len(values)))
@@ -142,9 +143,9 @@ def test_every_registered_metric_of_groups_is_produced():
     assert promised == {name.replace("/answer/", "/<function>/") for name in produced if not name.startswith("time/")}
 
 
-def test_wall_time_metrics_are_those_in_seconds_or_per_second():
+def test_what_a_resume_may_change_are_seconds_speeds_and_cache_hits():
     assert {name for name in METRICS if is_wall_time(name)} == {
-        name for name in METRICS if name.endswith("_s") or name.startswith("time/")
+        name for name in METRICS if name.endswith(("_s", "/cache_hits")) or name.startswith("time/")
     }
 
 

@@ -41,12 +41,14 @@ def make_score(rng: random.Random, name: str) -> Score:
     chance = rng.random()
     common = {"name": name, "version": f"{name}_v1", "weight": 0.5, "latency_s": rng.random()}
     if chance < 0.1:
-        return Score(**common, value=None, state="error", kind="raised", message="KeyError: '\ud800'", prints="before")
+        failed = {"state": "error", "kind": "raised", "message": "KeyError: '\ud800'", "prints": "before"}
+        return Score(**common, **failed, value=None, stand_in=rng.choice([None, 0.5]))
     if chance < 0.15:
         return Score(**common, value=None, state="masked", kind="worker_lost", message="gone")
     if chance < 0.2:
         return Score(**common, value=None)
-    return Score(**common, value=rng.choice([0.0, 0.1, 1.0, rng.random()]))
+    value = rng.choice([0.0, 0.1, 1.0, rng.random()])
+    return Score(**common, value=value, metrics={"words \ud800": 3.5} if chance > 0.9 else {})
 
 
 def make_record(step: int, num_prompts: int = 3, wall: float = 0.0) -> StepRecord:

@@ -41,6 +41,9 @@ SCORE = st.builds(
     message=TEXT,
     prints=TEXT,
     latency_s=FLOAT,
+    stand_in=st.one_of(st.none(), FLOAT),
+    metrics=st.dictionaries(TEXT, FLOAT, max_size=2),
+    cached=st.booleans(),
 )
 
 

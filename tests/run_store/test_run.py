@@ -17,7 +17,8 @@ from statistics import fmean, variance
 import pytest
 
 from reinforge.errors import CheckpointError, SetupError, UsageError
-from reinforge.run_store import Event, Run, StepRecord, list_runs
+from reinforge.run_store import Event, Run, StepRecord, list_runs, reward_file
+from reinforge.run_store import run as run_module
 
 from .conftest import CONFIG, make_record
 
@@ -64,7 +65,7 @@ def test_everything_recorded_is_read_back(run: Run):
         for got, score in zip(scores[row.id], grade.scores, strict=True):
             assert (got.name, got.version, got.weight) == (score.name, score.version, score.weight)
             assert (got.value, got.state, got.kind, got.prints) == (score.value, score.state, score.kind, score.prints)
-            assert got.latency_s == score.latency_s
+            assert (got.latency_s, got.stand_in, got.metrics) == (score.latency_s, score.stand_in, score.metrics)
             assert got.message == score.message.replace("\ud800", "\\ud800")
     (step,) = run.steps()
     assert (step.metrics, step.state_hash, step.num_completions) == (dict(record.metrics), "hash of 1", 12)
@@ -155,12 +156,15 @@ def test_row_hash_sees_everything_but_wall_time(tmp_path: Path):
         with_score(prints="other"),
         with_score(message="other"),
         with_score(version="format_v2"),
+        with_score(stand_in=0.5),
+        with_score(metrics={"words": 3.0}),
         with_completion(text="other"),
         with_completion(logprobs=(-9.0,) * group.completions[0].num_tokens),
     ]
     equal = [
         replace(base, metrics={**base.metrics, "time/step_s": 9.0, "reward/format/latency_max_s": 3.0}),
         with_score(latency_s=99.0),
+        with_score(cached=True),
     ]
 
     def hash_of(record: StepRecord, name: str) -> str:
@@ -461,3 +465,15 @@ def test_another_format_is_refused(run: Run):
     db.close()
     with pytest.raises(UsageError, match="has format 99"):
         Run.open(run.path)
+
+
+def test_files_of_a_new_run_are_there_before_it_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    files = {reward_file("a/b_v1"): "text \ud800\r\n", "dataset.json": "[]"}
+    written = []
+    replace = run_module.replace_durably
+    monkeypatch.setattr(run_module, "replace_durably", lambda p, data: (written.append(p.name), replace(p, data)))
+    with Run.create(tmp_path, "run", CONFIG, {}, files) as run:
+        assert run.read_reward_source("a/b_v1") == "text \ud800\r\n"
+        assert (run.path / "dataset.json").read_text() == "[]"
+    assert written[-1] == "run.json"
+    assert set(written) == {"config.yaml", "a%2Fb_v1.py", "dataset.json", "run.json"}

@@ -123,6 +123,8 @@ def resume_command(run: str, runs_dir: Path, as_json: bool) -> None:
 
 
 def _story(run: Run, num_steps: int, num_completions: int) -> dict[str, Any]:
+    from reinforge.run_store.control import REWARDS, pending_requests
+
     last = run.last_step()
     steps = run.steps(first=max(1, last - num_steps + 1)) if num_steps else []
     return {
@@ -130,6 +132,7 @@ def _story(run: Run, num_steps: int, num_completions: int) -> dict[str, Any]:
         "config": run.config(),
         "evaluations": run.evaluations(),
         "functions": [asdict(row) for row in run.functions()],
+        "waiting_reward_updates": [request.id for request in pending_requests(run.path, REWARDS)],
         "latest_steps": [{"step": row.step, "metrics": row.metrics} for row in steps],
         "completions": _completions(run, num_completions),
         "events": [asdict(row) for row in run.events()],
@@ -160,7 +163,9 @@ def _head(story: dict[str, Any]) -> str:
     first = f"{story['name']}  {story['status']}{reason}  step {story['step']}/{story['steps']}  "
     first += f"{duration(story['duration_s'])} trained"
     go_on = "" if story["status"] in ("succeeded", "running") else f"\ngo on: reinforge runs resume {story['path']}"
-    return f"{first}\nmodel {story['config']['base_model']}  folder {story['path']}{go_on}"
+    num_waiting = len(story["waiting_reward_updates"])
+    waiting = f"\nwaiting to be taken: {num_waiting} update(s) of the reward functions" if num_waiting else ""
+    return f"{first}\nmodel {story['config']['base_model']}  folder {story['path']}{go_on}{waiting}"
 
 
 def _evaluations_text(evaluations: Sequence[dict[str, Any]]) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError
 from reinforge.grading.reward_function import TRL_ARGUMENTS, RewardFunction
-from reinforge.grading.values import in_words, read_value
+from reinforge.grading.values import Value, in_words, read_value
 from reinforge.roles import CallResult
 from reinforge.sandbox.pool import SourceFault, UnsendableArguments, Worker, WorkerUnavailable
 from reinforge.types import Example, Score
@@ -31,16 +32,22 @@ class Case:
     token_ids: tuple[tuple[int, ...], ...]
     """[G][T] Empty where completions came as text."""
 
+    def only(self, places: Sequence[int]) -> Case:
+        """The case of some of the completions."""
+        chosen = tuple(self.texts[place] for place in places), tuple(self.token_ids[place] for place in places)
+        return replace(self, texts=chosen[0], token_ids=chosen[1])
+
 
 def score_case(
-    function: RewardFunction, case: Case, worker: Worker, runtime: RewardFunctionsRuntimeConfig
+    function: RewardFunction, case: Case, worker: Worker, runtime: RewardFunctionsRuntimeConfig, *, singly: bool = False
 ) -> list[Score]:
-    """One score per completion, in order. Never raises for what the function does."""
+    """One score per completion, in order. Never raises for what the function does. `singly` shows a batched function
+    one completion at a time."""
     if not case.texts:
         return []
     try:
         if function.dialect == "trl":
-            return _score_batched(function, case, worker, runtime.timeout_s)
+            return _score_batched(function, case, worker, runtime.timeout_s, singly)
         return _score_each(function, case, worker, runtime)
     except UnsendableArguments as error:
         raise DataError(f"row {case.example.index + 1} cannot be given to a reward function: {error}.") from None
@@ -52,12 +59,17 @@ def score_case(
 def _score_each(
     function: RewardFunction, case: Case, worker: Worker, runtime: RewardFunctionsRuntimeConfig
 ) -> list[Score]:
-    """Predibase form: one call per completion, all in one message."""
-    prompt_name, completion_name, example_name = [p.name for p in function.parameters[:3]]
-    prompt = case.example.prompt if isinstance(case.example.prompt, str) else case.prompt_text
-    example = predibase_example(case.example, typed=runtime.typed_examples)
-    shared: dict[str, object] = {prompt_name: prompt, example_name: example}
-    each = [{completion_name: text} for text in case.texts]
+    """Predibase and OpenAI form: one call per completion, all in one message."""
+    shared: dict[str, object]
+    if function.dialect == "openai":
+        shared = {"item": openai_item(case.example)}
+        each: list[dict[str, object]] = [{"sample": openai_sample(text)} for text in case.texts]
+    else:
+        prompt_name, completion_name, example_name = [p.name for p in function.parameters[:3]]
+        prompt = case.example.prompt if isinstance(case.example.prompt, str) else case.prompt_text
+        example = predibase_example(case.example, typed=runtime.typed_examples)
+        shared = {prompt_name: prompt, example_name: example}
+        each = [{completion_name: text} for text in case.texts]
     results = worker.call_each(function.function_name, shared, each, runtime.timeout_s)
     return [_score_of_result(function, result, result.value, none_applies_not=False) for result in results]
 
@@ -75,11 +87,49 @@ def predibase_example(example: Example, *, typed: bool = False) -> dict[str, Any
     return row if typed else {key: value if isinstance(value, str) else str(value) for key, value in row.items()}
 
 
-def _score_batched(function: RewardFunction, case: Case, worker: Worker, timeout_s: float) -> list[Score]:
+def openai_item(example: Example) -> dict[str, Any]:
+    """The row, natively typed: its columns, and the prompt as `prompt` or, in chat form, as `messages` and `tools`.
+
+    Example:
+        >>> openai_item(Example(0, "Hi", {"answer": 15}))
+        {'prompt': 'Hi', 'answer': 15}
+    """
+    if isinstance(example.prompt, str):
+        return {"prompt": example.prompt, **example.columns}
+    tools = {"tools": [dict(tool) for tool in example.tools]} if example.tools else {}
+    return {"messages": [dict(message) for message in example.prompt], **tools, **example.columns}
+
+
+def openai_sample(text: str) -> dict[str, Any]:
+    """The completion as OpenAI's Python graders get it. `output_json` is there when the text is JSON.
+
+    Example:
+        >>> sample = openai_sample('{"a": 1}')
+        >>> sample["output_text"], sample["output_json"], sample["choices"][0]["message"]
+        ('{"a": 1}', {'a': 1}, {'role': 'assistant', 'content': '{"a": 1}'})
+        >>> "output_json" in openai_sample("no JSON"), "output_json" in openai_sample("NaN")
+        (False, False)
+    """
+    message = {"role": "assistant", "content": text}
+    sample: dict[str, Any] = {"output_text": text, "output_tools": [], "choices": [{"index": 0, "message": message}]}
+    try:
+        sample["output_json"] = json.loads(text, parse_constant=_refuse)
+        json.dumps(sample["output_json"], allow_nan=False)  # 1e999 is JSON, but its value is not
+    except (ValueError, RecursionError):  # model output: anything may be in it
+        sample.pop("output_json", None)
+    return sample
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _score_batched(function: RewardFunction, case: Case, worker: Worker, timeout_s: float, singly: bool) -> list[Score]:
     """TRL form: one call for all completions, repeated one by one when it failed because of some of them."""
     everyone = list(range(len(case.texts)))
-    result = worker.call(function.function_name, trl_arguments(function, case, everyone), timeout_s)
-    if result.kind in REPEAT_ONE_BY_ONE and len(everyone) > 1:
+    if not singly:
+        result = worker.call(function.function_name, trl_arguments(function, case, everyone), timeout_s)
+    if singly or (result.kind in REPEAT_ONE_BY_ONE and len(everyone) > 1):
         each = [trl_arguments(function, case, [one]) for one in everyone]
         results = worker.call_each(function.function_name, {}, each, timeout_s)
         return [_scores_of_list(function, result, 1)[0] for result in results]
@@ -126,12 +176,12 @@ def _scores_of_list(function: RewardFunction, result: CallResult, num_completion
 def _score_of_result(
     function: RewardFunction, result: CallResult, returned: object, *, none_applies_not: bool
 ) -> Score:
-    kind, message, number = result.kind, result.message, None
-    if not kind:
+    value = Value(None, result.kind, result.message)
+    if not result.kind:
         value = read_value(returned, none_applies_not=none_applies_not)
-        kind, message, number = value.kind, value.message, value.number
-    state = "error" if kind else "ok"
-    return _score(function, number, state, kind, message, result.prints, result.latency_s)
+    state = "error" if value.kind else "ok"
+    score = _score(function, value.number, state, value.kind, value.message, result.prints, result.latency_s)
+    return replace(score, metrics=value.metrics) if value.metrics else score
 
 
 def _score(

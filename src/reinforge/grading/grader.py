@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reinforge.config import RewardFunctionsConfig, RewardFunctionsRuntimeConfig
+from reinforge.config import RewardFunctionsConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError
+from reinforge.grading.cache import ScoreCache
 from reinforge.grading.calls import Case, score_case
+from reinforge.grading.failures import settle
 from reinforge.grading.reward_function import RewardFunction, load_reward_functions
 from reinforge.sandbox.pool import Limits, Worker
 from reinforge.types import Completion, Example, Grade, Prompt, Score
@@ -21,8 +23,9 @@ from reinforge.types import Completion, Example, Grade, Prompt, Score
 class FunctionWorkers:
     """The worker processes of one reward function, each with a thread that waits for it."""
 
-    def __init__(self, function: RewardFunction, runtime: RewardFunctionsRuntimeConfig) -> None:
+    def __init__(self, function: RewardFunction, runtime: RewardFunctionsRuntimeConfig, *, pure: bool = False) -> None:
         limits = Limits(max_print_bytes=runtime.max_print_bytes)
+        self._cache = ScoreCache(by_token_ids=function.takes_token_ids) if pure else None
         self.function = function
         self._runtime = runtime
         self._workers = [Worker(function.source, function.file_name, limits) for _ in range(runtime.workers)]
@@ -37,9 +40,13 @@ class FunctionWorkers:
         return self._threads.submit(self._score, case)
 
     def _score(self, case: Case) -> list[Score]:
+        return self._call(case) if self._cache is None else self._cache.score(case, self._call)
+
+    def _call(self, case: Case) -> list[Score]:
         worker = self._free.get()
         try:
-            return score_case(self.function, case, worker, self._runtime)
+            # Pure: what a batched function prints must not depend on which completions the cache had.
+            return score_case(self.function, case, worker, self._runtime, singly=self._cache is not None)
         finally:
             self._free.put(worker)
 
@@ -58,24 +65,38 @@ class RewardFunctionGrader:
     """
 
     def __init__(
-        self, functions: Sequence[RewardFunction], runtime: RewardFunctionsRuntimeConfig | None = None
+        self,
+        functions: Sequence[RewardFunction],
+        runtime: RewardFunctionsRuntimeConfig | None = None,
+        settings: Mapping[str, RewardFunctionSettings] | None = None,
     ) -> None:
-        runtime = runtime or RewardFunctionsRuntimeConfig()
-        self.functions = tuple(functions)
-        self._workers = [FunctionWorkers(function, runtime) for function in self.functions]
+        """`settings` by display name; they hold for every version."""
+        self._runtime = runtime or RewardFunctionsRuntimeConfig()
+        self._settings = dict(settings or {})
+        self._workers = [self._start(function) for function in functions]
+
+    @property
+    def functions(self) -> tuple[RewardFunction, ...]:
+        return tuple(workers.function for workers in self._workers)
+
+    def replace(self, functions: Sequence[RewardFunction]) -> None:
+        """Judge by these functions from now on. Those that stay keep their warm workers. Only between grades."""
+        kept = {workers.function.version: workers for workers in self._workers if workers.function in functions}
+        for workers in self._workers:
+            if workers.function.version not in kept:
+                workers.close()
+        self._workers = [kept.get(function.version) or self._start(function) for function in functions]
+
+    def _start(self, function: RewardFunction) -> FunctionWorkers:
+        settings = self._settings.get(function.name)
+        return FunctionWorkers(function, self._runtime, pure=settings is not None and settings.pure)
 
     @classmethod
     def from_config(cls, config: RewardFunctionsConfig, base_dir: Path) -> RewardFunctionGrader:
         """Load and check the functions of a config (RewardError)."""
         limits = Limits(max_print_bytes=config.runtime.max_print_bytes)
-        return cls(load_reward_functions(config.functions, config.weights, base_dir, limits), config.runtime)
-
-    @classmethod
-    def from_records(
-        cls, records: Sequence[Mapping[str, Any]], runtime: RewardFunctionsRuntimeConfig
-    ) -> RewardFunctionGrader:
-        """The grader that `describe` described: a resumed run judges by the text it began with."""
-        return cls([RewardFunction.from_record(record) for record in records], runtime)
+        functions = load_reward_functions(config.functions, config.weights, base_dir, limits)
+        return cls(functions, config.runtime, config.settings)
 
     def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> Future[tuple[Grade, ...]]:
         """See roles.Grader."""
@@ -89,11 +110,11 @@ class RewardFunctionGrader:
 
     def grade_case(self, case: Case) -> Future[tuple[Grade, ...]]:
         """Start judging; the grades are in the order of `case.texts`."""
-        return _when_all([workers.submit(case) for workers in self._workers], _grades_of)
+        return _when_all([workers.submit(case) for workers in self._workers], self._grades_of)
 
-    def describe(self) -> list[dict[str, Any]]:
-        """For the run record: every function with its version, full text, form and weight."""
-        return [function.to_record() for function in self.functions]
+    def _grades_of(self, scores_per_function: list[list[Score]]) -> tuple[Grade, ...]:
+        per_completion = zip(*scores_per_function, strict=True)
+        return tuple(settle(Grade(tuple(scores)), self._settings) for scores in per_completion)
 
     def close(self) -> None:
         """End every worker process; grades under way become masked or cancelled."""
@@ -136,10 +157,6 @@ def _example_of(row: Mapping[str, Any], index: int) -> Example:
 
 def _same_example(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return {k: one[k] for k in one if k != "completion"} == {k: other[k] for k in other if k != "completion"}
-
-
-def _grades_of(scores_per_function: list[list[Score]]) -> tuple[Grade, ...]:
-    return tuple(Grade(tuple(scores)) for scores in zip(*scores_per_function, strict=True))
 
 
 def _when_all(

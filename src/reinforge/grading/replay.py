@@ -19,13 +19,15 @@ ACCIDENTS = frozenset({"timeout", "worker_unavailable"})
 
 
 def accidents(groups: Iterable[Group]) -> dict[str, Score]:
-    """The scores of these groups that time decided, by a key that names the judgement."""
+    """The scores of these groups that time decided, by a key that names the judgement; with the other failed scores of
+    the same completion, whose stand-in may be the value that is missing."""
     return {
         _key(score.version, group.prompt, completion): score
         for group in groups
         for completion, grade in zip(group.completions, group.grades, strict=True)
+        if any(score.kind in ACCIDENTS for score in grade.scores)
         for score in grade.scores
-        if score.kind in ACCIDENTS
+        if score.state != "ok"
     }
 
 

@@ -4,10 +4,15 @@
 |---|---|---|
 | `predibase` | `reward(prompt, completion, example)` for each completion | a number |
 | `trl` | `reward(prompts=[...], completions=[...], **columns)` for all completions of a prompt | a list of numbers |
+| `openai` | `grade(sample, item)` for each completion | a number |
 
-A function with a parameter named `prompts` or `completions` is `trl`; one with three parameters is `predibase`,
-whatever their names (more must have defaults). Both may be `async def`. User code is never run here: a worker process
-loads it and tells what parameters its functions have.
+A function with a parameter named `prompts` or `completions` is `trl`; one with the parameters `sample` and `item` is
+`openai`; one with three parameters is `predibase`, whatever their names (more must have defaults). All may be
+`async def`, and each number may be a result `{"score": 0.5, "valid": True, "reason": "...", "metrics": {...}}` instead
+(values.py). User code is never run here: a worker process loads it and tells what parameters its functions have.
+
+A function is given as `file.py:function`, as `file.py` (the file's function `grade`), as source text of more than one
+line (its function `grade`), or in Python as the function itself.
 """
 
 from __future__ import annotations
@@ -23,11 +28,25 @@ from reinforge.errors import RewardError
 from reinforge.grading.callable_source import source_of_callable
 from reinforge.sandbox.pool import FunctionFacts, Limits, Parameter, SourceFault, Worker, WorkerUnavailable
 
-Dialect = Literal["predibase", "trl"]
+Dialect = Literal["predibase", "trl", "openai"]
 
 FORMS = """Accepted forms:
   def reward(prompt, completion, example): ...        # returns one number; example holds the row's columns as text
-  def reward(prompts, completions, **columns): ...    # returns a list with one number (or None) per completion"""
+  def reward(prompts, completions, **columns): ...    # returns a list with one number (or None) per completion
+  def grade(sample, item): ...                        # returns one number; sample["output_text"] is the completion"""
+DEFAULT_FUNCTION = "grade"
+"""Of a file or text given without naming one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceText:
+    """A function before it is loaded."""
+
+    source: str
+    file_name: str
+    """For tracebacks."""
+    function_name: str
+    """In `source`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +97,13 @@ class RewardFunction:
             p.name for p in self.parameters if p.by_keyword and not p.has_default and p.name not in TRL_ARGUMENTS
         )
 
+    @property
+    def takes_token_ids(self) -> bool:
+        """Whether a call is given the completions' token ids."""
+        return self.dialect == "trl" and any(
+            p.name == "completion_ids" or p.kind == "var_keyword" for p in self.parameters
+        )
+
 
 TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """What TRL itself passes. There is no trainer here, so the last three are None; the last two only where a parameter
@@ -98,8 +124,10 @@ def detect_dialect(parameters: tuple[Parameter, ...]) -> Dialect | None:
     if names & {"prompts", "completions"}:
         return "trl"
     positional = [p for p in parameters if p.kind == "positional_or_keyword"]
-    further = [*positional[3:], *(p for p in parameters if p.kind == "keyword_only")]
-    if len(positional) >= 3 and all(p.has_default for p in further):
+    keyword_only = [p for p in parameters if p.kind == "keyword_only"]
+    if [p.name for p in positional[:2]] == ["sample", "item"]:
+        return "openai" if all(p.has_default for p in (*positional[2:], *keyword_only)) else None
+    if len(positional) >= 3 and all(p.has_default for p in (*positional[3:], *keyword_only)):
         return "predibase"
     return None
 
@@ -117,13 +145,21 @@ def load_reward_functions(
     loaded = []
     facts_by_source: dict[tuple[str, str], tuple[FunctionFacts, ...]] = {}
     for name, reference in functions.items():
-        source, file_name, function_name = _locate(name, reference, base_dir)
-        key = (source, file_name)
+        text = locate(name, reference, base_dir)
+        key = (text.source, text.file_name)
         if key not in facts_by_source:
-            facts_by_source[key] = describe_source(source, file_name, limits)
-        fact = _find(name, function_name, file_name, facts_by_source[key])
-        loaded.append(_build(name, source, file_name, fact, weights.get(name, 1.0)))
+            facts_by_source[key] = describe_source(text.source, text.file_name, limits)
+        fact = _find(name, text, facts_by_source[key])
+        loaded.append(_build(name, text, fact, weights.get(name, 1.0)))
     return tuple(loaded)
+
+
+def load_text(
+    name: str, text: SourceText, *, weight: float = 1.0, number: int = 1, limits: Limits | None = None
+) -> RewardFunction:
+    """Load one function as its version `<name>_v<number>`; RewardError when it cannot be."""
+    fact = _find(name, text, describe_source(text.source, text.file_name, limits))
+    return _build(name, text, fact, weight, number)
 
 
 def load_rewards_file(reference: str, base_dir: Path, limits: Limits | None = None) -> tuple[RewardFunction, ...]:
@@ -139,7 +175,7 @@ def load_rewards_file(reference: str, base_dir: Path, limits: Limits | None = No
     ]
     if not facts:
         raise RewardError(f"{file_name} has no reward function.", hint=FORMS)
-    return tuple(_build(fact.name, source, file_name, fact, 1.0) for fact in facts)
+    return tuple(_build(fact.name, SourceText(source, file_name, fact.name), fact, 1.0) for fact in facts)
 
 
 def describe_source(source: str, file_name: str, limits: Limits | None = None) -> tuple[FunctionFacts, ...]:
@@ -165,17 +201,21 @@ def _load_hint(fault: SourceFault) -> str:
     return ""
 
 
-def _locate(name: str, reference: str | Callable[..., Any], base_dir: Path) -> tuple[str, str, str]:
-    """(source, file name, function name) of one entry of the config."""
+def locate(name: str, reference: str | Callable[..., Any], base_dir: Path) -> SourceText:
+    """The text that one entry of the config means; RewardError when there is none."""
     if not isinstance(reference, str):
-        return source_of_callable(name, reference)
+        return SourceText(*source_of_callable(name, reference))
+    if "\n" in reference:
+        return SourceText(reference, f"<{name}>", DEFAULT_FUNCTION)
+    if reference.endswith(".py"):
+        return SourceText(*_read(name, reference, base_dir), DEFAULT_FUNCTION)
     path, colon, function_name = reference.rpartition(":")
     if not colon or not path or not function_name.isidentifier():
         raise RewardError(
             f'reward function "{name}" is given as "{reference}", which names no function.',
             hint=f'Write it as file.py:function, for instance "{reference.rstrip(":")}:{name}".',
         )
-    return (*_read(name, path, base_dir), function_name)
+    return SourceText(*_read(name, path, base_dir), function_name)
 
 
 def _read(name: str, path: str, base_dir: Path) -> tuple[str, str]:
@@ -191,25 +231,30 @@ def _read(name: str, path: str, base_dir: Path) -> tuple[str, str]:
         raise RewardError(f'reward function "{name}": {full} cannot be read: {error}.') from None
 
 
-def _find(name: str, function_name: str, file_name: str, facts: tuple[FunctionFacts, ...]) -> FunctionFacts:
+def _find(name: str, text: SourceText, facts: tuple[FunctionFacts, ...]) -> FunctionFacts:
     for fact in facts:
-        if fact.name == function_name:
+        if fact.name == text.function_name:
             return fact
-    found = ", ".join(fact.name for fact in facts if fact.own) or "none"
-    raise RewardError(f'reward function "{name}": {file_name} has no function {function_name} (found: {found}).')
+    own = [fact.name for fact in facts if fact.own]
+    raise RewardError(
+        f'reward function "{name}": {text.file_name} has no function {text.function_name} '
+        f"(found: {', '.join(own) or 'none'}).",
+        hint=f"Name the one you mean: {text.file_name}:{own[0]}." if own else "",
+    )
 
 
-def _build(name: str, source: str, file_name: str, fact: FunctionFacts, weight: float) -> RewardFunction:
-    parameters = fact.parameters
+def _build(name: str, text: SourceText, fact: FunctionFacts, weight: float, number: int = 1) -> RewardFunction:
+    parameters, file_name = fact.parameters, text.file_name
     dialect = detect_dialect(parameters)
     if dialect is None:
         shown = ", ".join({"var_positional": "*", "var_keyword": "**"}.get(p.kind, "") + p.name for p in parameters)
         place = f"{file_name}:{fact.line}" if fact.line else file_name
         raise RewardError(f"{place}: {fact.name}({shown}) has none of the known forms.", hint=FORMS)
-    return RewardFunction(name, f"{name}_v1", source, file_name, fact.name, dialect, parameters, weight, doc=fact.doc)
+    version = f"{name}_v{number}"
+    return RewardFunction(name, version, text.source, file_name, fact.name, dialect, parameters, weight, doc=fact.doc)
 
 
 def _named_like_a_reward(parameters: tuple[Parameter, ...]) -> bool:
     """Stricter than `detect_dialect`: helper functions with three parameters are no reward functions."""
     names = [p.name for p in parameters]
-    return detect_dialect(parameters) == "trl" or (names[:2] == ["prompt", "completion"] and len(names) >= 3)
+    return detect_dialect(parameters) in ("trl", "openai") or (names[:2] == ["prompt", "completion"] and len(names) > 2)

@@ -5,9 +5,15 @@
 | int, float | the number |
 | bool | True is 1.0, False is 0.0 |
 | NumPy or torch scalar, Decimal, Fraction, any object with `__float__` | the number |
+| `{"score": ..., "valid": ..., "reason": ..., "metrics": {...}}` | that of `score`; see below |
 | None | TRL form: does not apply to this row (no value, state `ok`); else error `not_a_number` |
 | NaN, infinity, an integer beyond 1.8e308 | error `not_finite` |
+| a number beyond +-1e15 | error `out_of_range`: sums and squares of it would lose what smaller ones say |
 | text (also "0.5"), complex, list, dict, generator, anything else | error `not_a_number` |
+
+A result is a dict with a `score` and no keys but these. `valid` false (true unless given) means that the function could
+not judge: error `invalid`, whatever the score. `reason` is kept as the score's message, `metrics` are further finite
+numbers that are stored with it. A result of another shape is an error `not_a_result`.
 
 An error has no value and counts as reward 0 (S0-014). Text is refused even when it looks like a number: it is nearly
 always a column returned by mistake, and the fix is one `float(...)`.
@@ -17,9 +23,12 @@ from __future__ import annotations
 
 import math
 import reprlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 MAX_SHOWN = 100
+MAX_VALUE = 1e15
+"""Whole numbers up to here are exact, and squares of a step's rewards stay far from overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,7 @@ class Value:
     number: float | None
     kind: str = ""
     message: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict, repr=False)
 
 
 def read_value(returned: object, *, none_applies_not: bool) -> Value:
@@ -49,12 +59,43 @@ def read_value(returned: object, *, none_applies_not: bool) -> Value:
             number = float(returned)
         except OverflowError:
             return Value(None, "not_finite", "returned an integer too large for a float: rewards must be finite")
-        if math.isfinite(number):
+        if abs(number) <= MAX_VALUE:
             return Value(number)
+        if math.isfinite(number):
+            return Value(None, "out_of_range", f"returned {number:g}: rewards must lie within +-{MAX_VALUE:g}")
         return Value(None, "not_finite", f"returned {number}: rewards must be finite")
+    if isinstance(returned, dict) and "score" in returned:
+        return _read_result(returned, none_applies_not)
     if isinstance(returned, dict) and returned.get("$type") == "int":  # beyond what JSON numbers carry
         return Value(None, "not_finite", f"returned {in_words(returned)}: rewards must be finite")
     return Value(None, "not_a_number", f"returned {in_words(returned)}, not a number")
+
+
+RESULT_KEYS = ("score", "valid", "reason", "metrics")
+
+
+def _read_result(result: Mapping[str, object], none_applies_not: bool) -> Value:
+    valid, reason, metrics = result.get("valid", True), result.get("reason"), result.get("metrics")
+    unknown = [key for key in result if key not in RESULT_KEYS]
+    if unknown:
+        known = ", ".join(RESULT_KEYS)
+        return Value(None, "not_a_result", f"returned a result with {reprlib.repr(unknown[0])} (known keys: {known})")
+    if not isinstance(valid, bool):
+        return Value(None, "not_a_result", f'returned {in_words(valid)} as "valid", not true or false')
+    if reason is not None and not isinstance(reason, str):
+        return Value(None, "not_a_result", f'returned {in_words(reason)} as "reason", not a text')
+    if metrics is not None and not isinstance(metrics, dict):
+        return Value(None, "not_a_result", f'returned {in_words(metrics)} as "metrics", not a dict')
+    figures = {}
+    for name, value in (metrics or {}).items():
+        figure = read_value(value, none_applies_not=False)
+        if figure.number is None:
+            return Value(None, figure.kind, f"{figure.message} (metrics[{reprlib.repr(name)}])")
+        figures[name] = figure.number
+    if not valid:
+        return Value(None, "invalid", reason or "the function says that its score is not valid", figures)
+    value = read_value(result["score"], none_applies_not=none_applies_not)
+    return value if value.kind else replace(value, message=reason or "", metrics=figures)
 
 
 def in_words(returned: object) -> str:

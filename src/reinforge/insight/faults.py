@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from reinforge.run_store.records import Event
-from reinforge.types import Group
+from reinforge.types import Group, Score
 
 
 def reward_faults(groups: Iterable[Group]) -> Iterator[Event]:
@@ -32,3 +32,26 @@ def reward_faults(groups: Iterable[Group]) -> Iterator[Event]:
             level="warning",
             data={"function": name, "state": state, "kind": kind, "count": count, "calls": calls[name]},
         )
+
+
+def failing_function(groups: Iterable[Group], max_error_rate: float, of_function: Mapping[str, float]) -> Event | None:
+    """The first function that failed on more than its share of a step's calls, or None. `of_function` are shares that
+    differ from `max_error_rate`.
+
+    >>> from reinforge.types import Example, Grade, Prompt, Score
+    >>> good, bad = Score("f", "f_v1", 1.0), Score("f", "f_v1", None, state="error")
+    >>> groups = [Group(Prompt(Example(0, "Hi"), "Hi", (1,)), 0, (), (Grade((good,)), Grade((bad,))))]
+    >>> failing_function(groups, 0.5, {}) is None, failing_function(groups, 0.5, {"f": 0.0}).message
+    (True, 'reward function f_v1 failed on 1 of 2 completions, more than 0 %')
+    """
+    scores: dict[str, list[Score]] = {}
+    for score in (score for group in groups for grade in group.grades for score in grade.scores):
+        scores.setdefault(score.name, []).append(score)
+    for name, of_name in scores.items():
+        failed = [score for score in of_name if score.state != "ok"]
+        limit = of_function.get(name, max_error_rate)
+        if len(failed) > limit * len(of_name):
+            counts = f"{len(failed)} of {len(of_name)} completions, more than {100 * limit:.3g} %"
+            data = {"function": name, "kind": failed[0].kind, "message": failed[0].message}
+            return Event("reward_guard", f"reward function {failed[0].version} failed on {counts}", "error", data)
+    return None

@@ -67,6 +67,7 @@ METRICS: dict[str, str] = {
     "time/record_s": "Seconds of writing the step before this one into run.db.",
     "time/step_s": "Seconds of the whole step.",
     "speed/tokens_per_s": "Sampled completion tokens / time/rollout_s.",
+    "speed/<function>/cache_hits": "Number of scores taken from the cache of a pure function instead of a call.",
 }
 """Name pattern -> meaning, with unit. `<function>` stands for the name of a reward function."""
 
@@ -195,8 +196,10 @@ def quantile(ordered: Sequence[float], share: float) -> float | None:
 
 def _function_metrics(name: str, scores: Sequence[Score]) -> dict[str, float]:
     values = [score.value for score in scores if score.value is not None]
+    num_cached = sum(score.cached for score in scores)
     return _known(
         {
+            f"speed/{name}/cache_hits": float(num_cached) if num_cached else None,
             f"reward/{name}/mean": _mean(values),
             f"reward/{name}/std": _std(values),
             f"reward/{name}/errors": float(sum(score.state == "error" for score in scores)),

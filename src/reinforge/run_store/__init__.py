@@ -9,7 +9,7 @@ from reinforge.run_store.checkpoints import (
     verify_checkpoint,
 )
 from reinforge.run_store.codec import decode_state, encode_state
-from reinforge.run_store.failpoint import FAILPOINTS, failpoint
+from reinforge.run_store.failpoint import FAILPOINTS, UPDATE_FAILPOINTS, failpoint
 from reinforge.run_store.records import (
     CompletionRow,
     Event,
@@ -17,16 +17,18 @@ from reinforge.run_store.records import (
     FunctionRow,
     PromptEpochRow,
     PromptRow,
+    RewardUpdateRow,
     ScoreRow,
     Status,
     StepRecord,
     StepRow,
     TokenRow,
 )
-from reinforge.run_store.run import Run, config_hash, list_runs
+from reinforge.run_store.run import Run, config_hash, list_runs, reward_file
 
 __all__ = [
     "FAILPOINTS",
+    "UPDATE_FAILPOINTS",
     "Checkpoint",
     "CompletionRow",
     "Event",
@@ -34,6 +36,7 @@ __all__ = [
     "FunctionRow",
     "PromptEpochRow",
     "PromptRow",
+    "RewardUpdateRow",
     "Run",
     "ScoreRow",
     "Status",
@@ -48,6 +51,7 @@ __all__ = [
     "list_checkpoints",
     "list_runs",
     "remove_checkpoints_after",
+    "reward_file",
     "save_checkpoint",
     "verify_checkpoint",
 ]

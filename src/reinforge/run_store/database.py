@@ -34,7 +34,7 @@ from urllib.parse import quote
 
 from reinforge.errors import SetupError, UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -58,7 +58,7 @@ CREATE TABLE functions (
     first_step INTEGER NOT NULL, UNIQUE (name, version, weight));
 CREATE TABLE scores (
     completion INTEGER NOT NULL, position INTEGER NOT NULL, function INTEGER NOT NULL, value REAL, state TEXT NOT NULL,
-    kind TEXT, message TEXT, prints BLOB, latency_s REAL NOT NULL,
+    kind TEXT, message TEXT, prints BLOB, latency_s REAL NOT NULL, stand_in REAL, metrics TEXT,
     PRIMARY KEY (completion, position)) WITHOUT ROWID;
 CREATE TABLE function_steps (   -- scores summed up by function and step
     step INTEGER NOT NULL, function INTEGER NOT NULL, num_ok INTEGER NOT NULL, num_error INTEGER NOT NULL,
@@ -72,6 +72,9 @@ CREATE TABLE events (   -- ids are never used twice: readers resume from one
     kind TEXT NOT NULL, level TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL);
 CREATE INDEX events_by_step ON events (step);
 CREATE TABLE accidents (key TEXT PRIMARY KEY, score TEXT NOT NULL) WITHOUT ROWID;   -- never rewound
+CREATE TABLE reward_updates (   -- never rewound: a resume repeats each after the same step
+    id INTEGER PRIMARY KEY, request TEXT NOT NULL UNIQUE, step INTEGER NOT NULL, functions TEXT NOT NULL,
+    message TEXT NOT NULL);
 """
 
 _DISK_CODES = {

@@ -30,6 +30,9 @@ FAILPOINTS = (
 )
 """Those of the run store, in the order a step passes them."""
 
+UPDATE_FAILPOINTS = ("update:after_source", "update:before_commit", "update:after_commit", "update:after_remove")
+"""Those of an update of the reward functions, in its order."""
+
 _passed: Counter[str] = Counter()
 
 

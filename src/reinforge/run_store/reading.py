@@ -12,12 +12,15 @@ from reinforge.run_store.records import (
     CompletionRow,
     EventRow,
     FunctionRow,
+    LogRow,
     PromptEpochRow,
     PromptRow,
+    RewardUpdateRow,
     ScoreRow,
     StepRow,
     TokenRow,
 )
+from reinforge.types import ScoreState
 
 
 class RowReader:
@@ -74,13 +77,50 @@ class RowReader:
         """Every score of these completions (ids), in the order the functions are listed in."""
         found: dict[int, list[ScoreRow]] = {completion: [] for completion in completions}
         query = (
-            "SELECT completion, name, version, weight, value, state, kind, message, prints, latency_s FROM scores s"
+            "SELECT completion, name, version, weight, value, state, kind, message, prints, latency_s,"
+            " stand_in, coalesce(metrics, '{}') FROM scores s"
             " JOIN functions f ON f.id = s.function WHERE completion IN (%s) ORDER BY completion, position"
         )
         for ids in _chunks(list(found), 500):
             for row in self._db.execute(query % ",".join("?" * len(ids)), ids):
-                found[row[0]].append(ScoreRow(*_with(row, {6: str, 7: str, 8: unpack_text})))
+                found[row[0]].append(ScoreRow(*_with(row, {6: str, 7: str, 8: unpack_text, 11: json.loads})))
         return found
+
+    def score_log(
+        self,
+        functions: Sequence[str] = (),
+        versions: Sequence[str] = (),
+        first: int = 1,
+        last: int | None = None,
+        state: ScoreState | None = None,
+        after: int = 0,
+        limit: int = 1000,
+    ) -> list[LogRow]:
+        """A page of scores of steps `first` to `last` in the order they were stored: about `limit`, all of a
+        completion's. No names mean every function. The next page is `after=page[-1].completion`."""
+        # Ids grow with steps, so that a range of steps is one of ids, and a page costs no sorting of all that follow.
+        conditions = [
+            "c.id > ?",
+            "c.id >= (SELECT id FROM completions WHERE step >= ? ORDER BY step, id LIMIT 1)",
+            "c.id <= (SELECT id FROM completions WHERE step <= ? ORDER BY step DESC, id DESC LIMIT 1)",
+        ]
+        values: list[object] = [after, first, _MAX_STEP if last is None else last]
+        for column, wanted in (("name", functions), ("version", versions), ("s.state", [state] if state else [])):
+            if wanted:
+                conditions.append(f"{column} IN ({','.join('?' * len(wanted))})")
+                values += wanted
+        query = (
+            "SELECT c.id, step, epoch, example, generation, name, version, weight, value, s.state, kind, message,"
+            " prints, latency_s, stand_in, coalesce(metrics, '{}') FROM completions c"
+            " CROSS JOIN scores s ON s.completion = c.id"
+            f" CROSS JOIN functions f ON f.id = s.function WHERE {' AND '.join(conditions)} ORDER BY c.id, position"
+        )
+        found = _whole(self._db.execute(query, values), limit)
+        return [LogRow(*_with(row, {10: str, 11: str, 12: unpack_text, 15: json.loads})) for row in found]
+
+    def last_completion(self) -> int:
+        """The highest id of a completion; 0 before the first."""
+        return int(self._db.execute("SELECT coalesce(max(id), 0) FROM completions").fetchone()[0])
 
     def functions(self) -> list[FunctionRow]:
         """Every version of every reward function, with counts over all steps."""
@@ -91,6 +131,14 @@ class RowReader:
             " FROM function_steps t JOIN functions f ON f.id = t.function GROUP BY f.id ORDER BY f.id"
         )
         return [FunctionRow(*row) for row in self._db.execute(query)]
+
+    def reward_updates(self) -> list[RewardUpdateRow]:
+        """Every change of the reward functions, in the order they took effect."""
+        query = "SELECT request, step, functions, message FROM reward_updates ORDER BY id"
+        return [
+            RewardUpdateRow(request, step, tuple(json.loads(functions)), message)
+            for request, step, functions, message in self._db.execute(query)
+        ]
 
     def prompts(self, examples: Sequence[int]) -> dict[int, PromptRow]:
         """What the model was given for these examples; those never drawn are left out."""
@@ -122,6 +170,20 @@ def _with(row: tuple[Any, ...], readers: Mapping[int, Callable[[Any], Any]]) -> 
     for place, read in readers.items():
         values[place] = "" if values[place] is None else read(values[place])
     return values
+
+
+def _whole(rows: Iterable[tuple[Any, ...]], limit: int) -> Iterator[tuple[Any, ...]]:
+    """About `limit` rows, but never a part of those that share their first column.
+
+    >>> list(_whole([(1, "a"), (1, "b"), (2, "c")], limit=1))
+    [(1, 'a'), (1, 'b')]
+    """
+    last = None
+    for num, row in enumerate(rows):
+        if num >= limit and row[0] != last:
+            return
+        last = row[0]
+        yield row
 
 
 def _chunks(ids: list[int], size: int) -> Iterator[list[int]]:

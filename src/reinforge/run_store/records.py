@@ -99,6 +99,31 @@ class ScoreRow:
     message: str
     prints: str
     latency_s: float
+    stand_in: float | None
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """One score with the place it was given at."""
+
+    completion: int
+    """`CompletionRow.id`: the key to page by."""
+    step: int
+    epoch: int
+    example: int
+    generation: int
+    name: str
+    version: str
+    weight: float
+    value: float | None
+    state: ScoreState
+    kind: str
+    message: str
+    prints: str
+    latency_s: float
+    stand_in: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +143,20 @@ class FunctionRow:
     mean: float | None
     """Of the ok values."""
     latency_mean_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RewardUpdateRow:
+    """A change of the reward functions that took effect."""
+
+    request: str
+    """Id of the request: it is carried out once."""
+    step: int
+    """Steps that were done: the new functions judge from the next one on."""
+    functions: tuple[Mapping[str, Any], ...]
+    """All functions from then on, as in run.json: everything but the text, which lies in `rewards/`."""
+    message: str
+    """What changed, for people."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from reinforge.run_store.packing import pack_text, pack_tokens, plain_text, unpack_text
-from reinforge.run_store.records import Event, StepRecord
+from reinforge.run_store.records import Event, RewardUpdateRow, StepRecord
 from reinforge.run_store.wall_time import is_wall_time
 from reinforge.types import Group, Score
 
@@ -39,6 +39,15 @@ def insert_event(db: sqlite3.Connection, step: int, event: Event, at: float, *, 
     db.execute(
         "INSERT INTO events (step, of_step, at, kind, level, message, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
         row,
+    )
+
+
+def insert_reward_update(db: sqlite3.Connection, update: RewardUpdateRow) -> None:
+    """Insert a change of the reward functions; it is never taken back."""
+    functions = json.dumps([dict(function) for function in update.functions])
+    db.execute(
+        "INSERT INTO reward_updates (request, step, functions, message) VALUES (?, ?, ?, ?)",
+        (update.request, update.step, functions, plain_text(update.message)),
     )
 
 
@@ -86,7 +95,8 @@ def hash_step(db: sqlite3.Connection, step: int) -> str:
     )
     add(
         "score",
-        "SELECT place, generation, position, name, version, weight, value, s.state, kind, message, prints FROM scores s"
+        "SELECT place, generation, position, name, version, weight, value, s.state, kind, message, prints, stand_in,"
+        " metrics FROM scores s"
         " JOIN completions c ON c.id = s.completion JOIN functions f ON f.id = s.function WHERE step = :step"
         " ORDER BY c.id, position",
     )
@@ -150,10 +160,11 @@ def _insert_scores(db: sqlite3.Connection, record: StepRecord, first_id: int) ->
                 (
                     completion, position, function, score.value, score.state, score.kind or None,
                     plain_text(score.message) if score.message else None,
-                    pack_text(score.prints) if score.prints else None, score.latency_s,
+                    pack_text(score.prints) if score.prints else None, score.latency_s, score.stand_in,
+                    _json(score.metrics) if score.metrics else None,
                 )
             )  # fmt: skip
-    db.executemany("INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    db.executemany("INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
     db.executemany(
         "INSERT INTO function_steps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [(record.step, function, *values) for function, values in totals.items()],

@@ -43,7 +43,7 @@ from reinforge.run_store.failpoint import failpoint
 from reinforge.run_store.files import replace_durably
 from reinforge.run_store.lock import RunLock, is_locked
 from reinforge.run_store.reading import RowReader
-from reinforge.run_store.records import Event, Status, StepRecord
+from reinforge.run_store.records import Event, RewardUpdateRow, Status, StepRecord
 from reinforge.types import Score
 
 _FOLDERS = ("checkpoints", "adapter", "control", "evaluations", "rewards")
@@ -62,10 +62,18 @@ class Run(RowReader):
         self._opened_at = time.monotonic()
 
     @classmethod
-    def create(cls, parent: Path, name: str | None, config: Mapping[str, Any], about: Mapping[str, Any]) -> Run:
+    def create(
+        cls,
+        parent: Path,
+        name: str | None,
+        config: Mapping[str, Any],
+        about: Mapping[str, Any],
+        files: Mapping[str, str] | None = None,
+    ) -> Run:
         """Make the directory of a new run under `parent` and become its trainer.
 
-        `config` is the resolved config as plain values; `about` names versions and whatever else should be known.
+        `config` is the resolved config as plain values; `about` names versions and whatever else should be known;
+        `files` (path in the directory -> text) are what a resume cannot do without: a run never exists without them.
         """
         created = datetime.now(UTC)
         run_id = f"{created:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -78,7 +86,8 @@ class Run(RowReader):
         identity = {"id": run_id, "name": path.name, "created": created.isoformat(timespec="seconds")}
         try:
             with disk_errors(path):
-                run = cls._lay_out(path, config, {**about, **identity, "config_hash": config_hash(config)})
+                about = {**about, **identity, "config_hash": config_hash(config)}
+                run = cls._lay_out(path, config, about, files or {})
             run._begin_session()
         except BaseException:
             shutil.rmtree(path)
@@ -86,12 +95,14 @@ class Run(RowReader):
         return run
 
     @classmethod
-    def _lay_out(cls, path: Path, config: Mapping[str, Any], about: Mapping[str, Any]) -> Run:
+    def _lay_out(cls, path: Path, config: Mapping[str, Any], about: Mapping[str, Any], files: Mapping[str, str]) -> Run:
         lock = RunLock(path / "lock")
         for folder in _FOLDERS:
             (path / folder).mkdir()
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         replace_durably(path / "config.yaml", text.encode())
+        for file, content in files.items():
+            replace_durably(path / file, content.encode("utf-8", "surrogatepass"))
         db = create_database(path / "run.db")
         # Last: a folder with this file is a run.
         replace_durably(path / "run.json", json.dumps(dict(about), indent=2, allow_nan=False).encode())
@@ -139,6 +150,11 @@ class Run(RowReader):
         with self._transaction("event"):
             rows.insert_event(self._db, self.last_step(), event, time.time(), of_step=False)
 
+    def record_reward_update(self, update: RewardUpdateRow) -> None:
+        """Store a change of the reward functions. From here on it has happened, whatever becomes of the process."""
+        with self._transaction("update"):
+            rows.insert_reward_update(self._db, update)
+
     def rewind(self, step: int) -> None:
         """Delete every row that a step after `step` wrote, in one transaction, and later evaluations: where a resume
         begins."""
@@ -182,7 +198,7 @@ class Run(RowReader):
 
     def reward_source(self, version: str) -> Path:
         """Where the text of one version of a reward function lies."""
-        return self.path / "rewards" / f"{quote(version, safe=' ')}.py"
+        return self.path / reward_file(version)
 
     def take_stop_request(self) -> str | None:
         """The reason in `control/stop`, if someone asked for a stop; the request is then used up."""
@@ -303,6 +319,15 @@ class Run(RowReader):
                     self._db.execute("ROLLBACK")
                 raise
         failpoint(f"{name}:after_commit")
+
+
+def reward_file(version: str) -> str:
+    """Path of a reward function's text in the run's directory.
+
+    >>> reward_file("format/strict_v1")
+    'rewards/format%2Fstrict_v1.py'
+    """
+    return f"rewards/{quote(version, safe=' ')}.py"
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -1,4 +1,5 @@
-"""Which recorded numbers are wall time: the only ones that may differ between a resumed and an uninterrupted run."""
+"""Which recorded numbers are wall time: the only ones that may differ between a resumed and an uninterrupted run. What
+the cache of pure functions saved belongs to them: a resumed run begins with an empty one."""
 
 from __future__ import annotations
 

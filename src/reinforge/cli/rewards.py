@@ -1,0 +1,225 @@
+"""`reinforge rewards`: change the reward functions of a run, and read what they did."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reinforge.cli.options import find_run, runs_dir_option
+from reinforge.cli.text import figure, say, visible
+from reinforge.errors import RewardError, UsageError
+
+if TYPE_CHECKING:
+    from reinforge.grading.reward_function import RewardFunction, SourceText
+    from reinforge.run_store.records import LogRow
+
+APPLY_WAIT_S = 2.0
+"""How long `update` looks whether the trainer has taken the request, unless told otherwise."""
+PAGE = 1000
+
+
+@click.group("rewards")
+def rewards_command() -> None:
+    """Change the reward functions of a run, and read what they did."""
+
+
+@rewards_command.command("update")
+@click.argument("run")
+@click.argument("changes", nargs=-1, metavar="[FILE | NAME=FILE:FUNCTION]...")
+@click.option("--weight", "weights", multiple=True, metavar="NAME=WEIGHT", help="New weight of a function.")
+@click.option("--remove", "removed", multiple=True, metavar="NAME", help="Judge without this function from then on.")
+@click.option("--base", "bases", multiple=True, metavar="NAME_vN", help="Only if the run still has this version.")
+@click.option("--at-step", type=click.IntRange(min=0), default=0, help="Not before this many steps are done.")
+@click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=APPLY_WAIT_S, show_default=True,
+              metavar="SECONDS", help="Wait this long for the trainer's answer.")  # fmt: skip
+@runs_dir_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def update_command(
+    run: str,
+    changes: tuple[str, ...],
+    weights: tuple[str, ...],
+    removed: tuple[str, ...],
+    bases: tuple[str, ...],
+    at_step: int,
+    wait_s: float,
+    runs_dir: Path,
+    as_json: bool,
+) -> None:
+    """Change the reward functions of RUN (a name or a folder) while it trains, or before it is resumed.
+
+    FILE brings new texts for the functions of the run that it has. NAME=FILE:FUNCTION changes or adds one. The
+    trainer takes the change between two steps; each changed function gets the next version, format_v2 after format_v1.
+    """
+    from reinforge.grading.versions import RewardUpdate
+    from reinforge.reward_updates import latest_functions, request_update, wait_for_update
+    from reinforge.run_store import Run
+
+    path = find_run(run, runs_dir)
+    with Run.open(path) as opened:
+        current = {function.name: function for function in latest_functions(opened)}
+    texts = _texts(changes, current)
+    named = {**texts, **_weights(weights), **dict.fromkeys(removed)}
+    if not named:
+        raise UsageError("Nothing is to be changed.", hint="Name a file, --weight NAME=WEIGHT or --remove NAME.")
+    base = {name: current[name].version if name in current else "" for name in named} | _bases(bases)
+    update = RewardUpdate(texts, _weights(weights), removed, base, at_step)
+    request = request_update(path, update)
+    taken = wait_for_update(path, request, wait_s)
+    if as_json:
+        answer = {"request": request, "step": taken and taken.step, "message": taken and taken.message}
+        click.echo(json.dumps(answer))
+    elif taken is not None:
+        say(f"changed after step {taken.step}: {taken.message}")
+    else:
+        say(f"requested ({request}): the trainer takes it between two steps, or when the run is resumed.")
+        say(f"look: reinforge runs show {path}")
+
+
+def _texts(changes: Sequence[str], current: Mapping[str, RewardFunction]) -> dict[str, SourceText]:
+    """Display name -> new text."""
+    from dataclasses import replace
+
+    from reinforge.grading.reward_function import describe_source, locate
+
+    texts: dict[str, SourceText] = {}
+    for change in changes:
+        name, equals, reference = change.partition("=")
+        if equals and re.fullmatch(r"[^/.]+", name):
+            texts[name] = locate(name, reference, Path.cwd())
+            continue
+        text = locate(Path(change).name, change, Path.cwd())
+        defined = {fact.name for fact in describe_source(text.source, text.file_name) if fact.own}
+        found = {
+            name: replace(text, function_name=function.function_name)
+            for name, function in current.items()
+            if function.function_name in defined
+        }
+        if not found:
+            known = ", ".join(function.function_name for function in current.values())
+            hint = f"To add a new one, name it: NAME={change}:FUNCTION."
+            raise RewardError(f"{change} has none of the run's functions ({known}).", hint=hint)
+        texts |= found
+    return texts
+
+
+def _weights(pairs: Sequence[str]) -> dict[str, float]:
+    weights = {}
+    for pair in pairs:
+        name, _, weight = pair.rpartition("=")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            raise UsageError(f"--weight {pair}: {weight!r} is no number.", hint="Write NAME=0.5.") from None
+    return weights
+
+
+def _bases(versions: Sequence[str]) -> dict[str, str]:
+    for version in versions:
+        if not re.fullmatch(r".+_v\d+", version):
+            raise UsageError(f"--base {version} is no version.", hint="Write it as `runs show` does: format_v1.")
+    return {version.rpartition("_v")[0]: version for version in versions}
+
+
+@rewards_command.command("logs")
+@click.argument("run", required=False)
+@runs_dir_option
+@click.option("--function", "functions", multiple=True, metavar="NAME", help="Only this function; may be repeated.")
+@click.option("--version", "versions", multiple=True, metavar="NAME_vN", help="Only this version; may be repeated.")
+@click.option("--step", metavar="N or N-M", help="Only these steps.")
+@click.option("--state", type=click.Choice(["ok", "error", "masked"]), help="Only scores in this state.")
+@click.option("--grep", metavar="PATTERN", help="Only where the message or the prints match (a regular expression).")
+@click.option("--follow", is_flag=True, help="Go on with new scores until the run ends.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one a score.")
+def logs_command(
+    run: str | None,
+    runs_dir: Path,
+    functions: tuple[str, ...],
+    versions: tuple[str, ...],
+    step: str | None,
+    state: str | None,
+    grep: str | None,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    """Every score in RUN with its version, step, epoch, latency, prints and errors; the newest run if none is named."""
+    first, last = _steps(step)
+    wanted = {"functions": functions, "versions": versions, "first": first, "last": last, "state": state}
+    pattern = _pattern(grep)
+    for row in _log(find_run(run, runs_dir), wanted, follow):
+        if pattern is None or pattern.search(row.message) or pattern.search(row.prints):
+            click.echo(json.dumps(asdict(row)) if as_json else _log_text(row))
+
+
+def _log(path: Path, wanted: Mapping[str, Any], follow: bool) -> Iterator[LogRow]:
+    """Page after page. The run is opened anew for each look, so that nobody waits for us."""
+    from reinforge.run_store import Run
+
+    after = 0
+    while True:
+        with Run.open(path) as run:
+            ended = run.status()[0] != "running"  # asked first: what is read then is all there is
+            page = run.score_log(**wanted, after=after, limit=PAGE)
+            if not page:
+                after = min(after, run.last_completion())  # a resumed run writes its last steps again
+        yield from page
+        if page:
+            after = page[-1].completion
+        elif not follow or ended:
+            return
+        else:
+            time.sleep(0.5)
+
+
+def _steps(text: str | None) -> tuple[int, int | None]:
+    if text is None:
+        return 1, None
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    if not match:
+        raise UsageError(f"--step {text} names no steps.", hint="Write 20 or 20-30.")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if text is None else re.compile(text)
+    except re.error as error:
+        raise UsageError(f"--grep {text} is no regular expression: {error}.") from None
+
+
+def _log_text(row: LogRow) -> str:
+    """One line, and what was printed and went wrong below it.
+
+    >>> from reinforge.run_store.records import LogRow
+    >>> print(_log_text(LogRow(9, 3, 0, 7, 1, "f", "f_v2", 1.0, None, "error", "raised", "KeyError: 'x'", "hi", 0.5)))
+    step 3  epoch 0  example 7 #1  f_v2  error (raised)  500.0 ms
+        KeyError: 'x'
+        | hi
+    """
+    outcome = f"{figure(row.value)}" if row.state == "ok" else f"{row.state} ({row.kind})"
+    if row.stand_in is not None:
+        outcome += f", {figure(row.stand_in)} instead"
+    head = f"step {row.step}  epoch {row.epoch}  example {row.example} #{row.generation}  {row.version}  {outcome}"
+    lines = [f"{head}  {1000 * row.latency_s:.1f} ms"]
+    lines += [f"    {name} {value:g}" for name, value in row.metrics.items()]
+    lines += [f"    {line}" for line in row.message.strip().splitlines()]
+    lines += [f"    | {line}" for line in row.prints.strip("\n").splitlines()]
+    return "\n".join(visible(line, one_line=True) for line in lines)
+
+
+@rewards_command.command("helpers")
+def helpers_command() -> None:
+    """Python functions that read a row's columns back from text, to copy into a reward file.
+
+    For instance: reinforge rewards helpers >> rewards.py
+    """
+    from reinforge.grading import helpers
+
+    source = Path(helpers.__file__).read_text(encoding="utf-8")
+    click.echo(source[source.index("import ast") :], nl=False)

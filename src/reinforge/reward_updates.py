@@ -1,0 +1,201 @@
+"""Changing the reward functions of a run while it trains.
+
+A request lies in the run's `control/` folder until its trainer stands between two steps, or next starts. There the new
+text is loaded in a worker and the change is recorded in one transaction: that moment, and no other, makes it happen. A
+run that is resumed from an earlier checkpoint makes every recorded change again after the same step, so it stays
+bitwise what it was; new requests wait until that history is caught up with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from reinforge.errors import RewardError, UsageError
+from reinforge.grading.reward_function import RewardFunction, locate
+from reinforge.grading.versions import NO_VERSION, RewardUpdate, apply_update, describe_change
+from reinforge.run_store import Event, RewardUpdateRow, Run, failpoint
+from reinforge.run_store.control import REWARDS, Request, pending_requests, remove_request, write_request
+
+REFUSED = "reward_update_refused"
+"""Kind of the event that says why a request was not carried out."""
+POLL_S = 0.2
+
+
+class ReplaceableGrader(Protocol):
+    """A grader whose functions can be changed between two groups."""
+
+    @property
+    def functions(self) -> tuple[RewardFunction, ...]: ...
+
+    def replace(self, functions: Sequence[RewardFunction]) -> None: ...
+
+
+class RewardUpdates:
+    """The trainer's side: carries requests out, and repeats what a resumed run did before."""
+
+    def __init__(self, run: Run, grader: ReplaceableGrader) -> None:
+        """`grader` judges by the functions the run began with."""
+        self._run = run
+        self._grader = grader
+        self._needed = needed_functions(run.config())
+        self._history = [(row, run_functions(run, row.functions)) for row in run.reward_updates()]
+        self._first = grader.functions
+
+    def before_step(self, step: int) -> tuple[Event, ...]:
+        """Let the grader judge by what holds after `step` steps; the changes made here, as events of the next step."""
+        if all(row.step <= step for row, _ in self._history):
+            for request in pending_requests(self._run.path, REWARDS):
+                self._carry_out(request, step)
+        functions = self._functions_at(step)
+        if functions != self._grader.functions:
+            self._grader.replace(functions)
+        return tuple(_event(row) for row, _ in self._history if row.step == step)
+
+    def _functions_at(self, step: int) -> tuple[RewardFunction, ...]:
+        return next((functions for row, functions in reversed(self._history) if row.step <= step), self._first)
+
+    def _carry_out(self, request: Request, step: int) -> None:
+        if any(row.request == request.id for row, _ in self._history):
+            remove_request(request)  # the trainer before us died between recording it and removing it
+            return
+        before = self._functions_at(step)
+        earlier = [function for _, functions in self._history for function in functions]
+        try:
+            update = RewardUpdate.from_json(request.text)
+            if update.at_step > step:
+                return
+            after = apply_update(before, update, [*self._first, *earlier], self._needed)
+        except RewardError as error:
+            data = {"request": request.id, "reason": str(error)}
+            self._run.record_event(Event(REFUSED, f"reward update refused: {error}", level="warning", data=data))
+            remove_request(request)
+            return
+        for function in after:
+            if function not in before:
+                self._run.save_reward_source(function.version, function.source)
+        failpoint("update:after_source")
+        row = RewardUpdateRow(request.id, step, tuple(map(record_of, after)), describe_change(before, after))
+        self._run.record_reward_update(row)
+        self._history.append((row, after))
+        remove_request(request)
+        failpoint("update:after_remove")
+
+
+def _event(row: RewardUpdateRow) -> Event:
+    versions = [function["version"] for function in row.functions]
+    message = f"reward functions changed after step {row.step}: {row.message}"
+    return Event("reward_update", message, data={"request": row.request, "versions": versions})
+
+
+def record_of(function: RewardFunction) -> dict[str, Any]:
+    """As it stands in run.json and in recorded updates: everything but the text, which lies in `rewards/`."""
+    record = function.to_record()
+    del record["source"]
+    return record
+
+
+def run_functions(run: Run, records: Sequence[Mapping[str, Any]] | None = None) -> tuple[RewardFunction, ...]:
+    """The functions of these records with their stored texts; by default those the run began with."""
+    records = run.about["functions"] if records is None else records
+    return tuple(
+        RewardFunction.from_record({**record, "source": run.read_reward_source(record["version"])})
+        for record in records
+    )
+
+
+def needed_functions(config: Mapping[str, Any]) -> dict[str, str]:
+    """Functions that a run's settings name, with the setting: they cannot be removed.
+
+    >>> needed_functions({"reward_fns": {"settings": {"judge": {"fallback": "rule"}}}})
+    {'rule': 'reward_fns.settings.judge.fallback'}
+    """
+    settings = config.get("reward_fns", {}).get("settings", {})
+    named = {of.get("fallback"): f"reward_fns.settings.{name}.fallback" for name, of in settings.items()}
+    named[config.get("eval", {}).get("correct_fn")] = "eval.correct_fn"
+    return {name: setting for name, setting in named.items() if name is not None}
+
+
+def latest_functions(run: Run) -> tuple[RewardFunction, ...]:
+    """The functions the run judges by now."""
+    updates = run.reward_updates()
+    return run_functions(run, updates[-1].functions if updates else None)
+
+
+@dataclass
+class RunRewards:
+    """The reward functions of a run, to be changed and handed to `update_config`.
+
+    Set an entry to change or add a function, delete it to remove one; None leaves it as it is.
+    """
+
+    reward_fns: dict[str, str | Callable[..., Any] | None]
+    """Display name -> the function, or where it is: as in `RewardFunctionsConfig.functions`."""
+    weights: dict[str, float | None]
+    """Display name -> weight."""
+    versions: dict[str, str]
+    """Display name -> version it had when this was read: what others have changed since is not overwritten."""
+    read: tuple[dict[str, Any], dict[str, Any]] = field(default=({}, {}), repr=False)
+    """`reward_fns` and `weights` as they were."""
+
+
+def get_config(run: Path | str) -> RunRewards:
+    """The reward functions a run judges by now."""
+    with Run.open(Path(run)) as opened:
+        functions = latest_functions(opened)
+        reward_fns = {f.name: f"{opened.reward_source(f.version).resolve()}:{f.function_name}" for f in functions}
+    weights = {f.name: f.weight for f in functions}
+    versions = {f.name: f.version for f in functions}
+    return RunRewards(dict(reward_fns), dict(weights), versions, (reward_fns, weights))
+
+
+def update_config(run: Path | str, config: RunRewards, *, base_dir: Path | None = None) -> str:
+    """Hand what was changed in `config` to the run's trainer, which takes it between two steps, or when the run is
+    resumed; the request's id. RewardError when a function does not load or was changed by somebody else meanwhile."""
+    old_fns, old_weights = config.read
+    texts = {
+        name: locate(name, reference, base_dir or Path.cwd())
+        for name, reference in config.reward_fns.items()
+        if reference is not None and reference != old_fns.get(name)
+    }
+    removed = tuple(name for name in old_fns if name not in config.reward_fns)
+    weights = {
+        name: weight
+        for name, weight in config.weights.items()
+        if weight is not None and weight != old_weights.get(name) and name not in removed
+    }
+    base = {name: config.versions.get(name, NO_VERSION) for name in (*texts, *weights, *removed)}
+    return request_update(Path(run), RewardUpdate(texts, weights, removed, base))
+
+
+def request_update(run_path: Path, update: RewardUpdate, request_id: str | None = None) -> str:
+    """Check an update against the run as it is now, and hand it to the run's trainer; the request's id.
+
+    RewardError when it would be refused already: the functions do not load, or the base is stale.
+    """
+    with Run.open(run_path) as run:
+        if run.status()[0] == "succeeded":
+            raise UsageError(f"{run_path} has done all its steps.", hint="Start a new run with these functions.")
+        apply_update(latest_functions(run), update, needed=needed_functions(run.config()))
+    return write_request(run_path, REWARDS, update.to_json(), request_id)
+
+
+def wait_for_update(run_path: Path, request_id: str, timeout_s: float) -> RewardUpdateRow | None:
+    """What the run's trainer made of a request; None when nothing yet, or when none is alive. RewardError when it was
+    refused."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with Run.open(run_path) as run:
+            for row in run.reward_updates():
+                if row.request == request_id:
+                    return row
+            for event in run.events(limit=-1):
+                if event.kind == REFUSED and event.data.get("request") == request_id:
+                    raise RewardError(event.data["reason"])
+            alive = run.status()[0] == "running"
+        if not alive or time.monotonic() >= deadline:
+            return None
+        time.sleep(POLL_S)

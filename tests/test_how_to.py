@@ -1,0 +1,43 @@
+"""What the how-to pages show works in a worker."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from pathlib import Path
+
+from reinforge.cli.main import run as command
+from reinforge.grading.grader import RewardFunctionGrader, grade_completions
+from reinforge.grading.reward_function import load_reward_functions, load_rewards_file
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "rewards.md"
+
+
+def test_the_functions_of_the_page_give_the_scores_it_says(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "rewards.py").write_text("\n\n".join(blocks))
+    row = {"prompt": "6 * 7?", "answer": 42, "keywords": "42 six"}
+    with closing(RewardFunctionGrader(load_rewards_file("rewards.py", tmp_path))) as grader:
+        found = grade_completions(grader, [row | {"completion": text} for text in ("42", "")])
+    scores = [{score.name: (score.value, score.kind) for score in grade.scores} for grade in found]
+    assert scores[0] == {"correct": (1.0, ""), "brief": (1 / 3, ""), "grade": (1.0, ""), "judged": (1 / 3, "")}
+    assert scores[1] == {"correct": (0.0, ""), "brief": (1.0, ""), "grade": (0.0, ""), "judged": (None, "invalid")}
+    assert found[0].scores[3].metrics == {"words": 1.0}
+
+
+def test_helpers_are_appended_to_a_file_and_work_in_its_worker(tmp_path, capsys):
+    source = (
+        "def f(prompt, completion, example):\n"
+        "    assert parse_value(example['numbers']) == [9, 1] and parse_value(example['set']) == {1}\n"
+        "    return parse_number(example['target']) if parse_bool(example['flag']) else -1.0\n"
+    )
+    assert command(["rewards", "helpers"]) == 0
+    (tmp_path / "rewards.py").write_text(source + capsys.readouterr().out)
+    rows = [
+        {"prompt": "p", "completion": "c", "numbers": [9, 1], "set": {1}, "target": 15, "flag": flag}
+        for flag in (True, False, "maybe")
+    ]
+    with closing(RewardFunctionGrader(load_reward_functions({"f": "rewards.py:f"}, {}, tmp_path))) as grader:
+        scores = [grade.scores[0] for grade in grade_completions(grader, rows)]
+    assert [score.value for score in scores] == [15.0, -1.0, None]
+    assert scores[2].message.startswith("ValueError: 'maybe' is neither true nor false")
