@@ -1,10 +1,13 @@
 """Whole runs through the Python API: real model, real sampler, real reward processes."""
 
+import datetime
 import json
+import shutil
 import threading
 import zlib
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import reinforge
 from reinforge.api import SilentWatcher
@@ -234,3 +237,41 @@ def test_evaluating_a_run_repeats_its_last_evaluation(tiny_qwen2, tmp_path, rewa
     assert again.reward_mean == pytest.approx(stored["reward_mean"], abs=1e-9)
     at_first = reinforge.evaluate(f"{path}@2")
     assert at_first.num_samples == 4
+
+
+def test_rows_are_what_a_resumed_run_reads(tiny_qwen2, tmp_path, rewards_file):
+    rewards_file.write_text(
+        "def seen(prompt, completion, example):\n    print(sorted(example.items()))\n    return len(completion) / 9\n"
+    )
+    rows = [{**row, "table": {1: row["number"]}, "day": datetime.date(2026, 1, 2)} for row in ROWS]
+    path = reinforge.train(make_config(tiny_qwen2, rewards_file, "seen"), rows, runs_dir=tmp_path, name="rows")
+    assert reinforge.verify(path, 2).equal
+    with pytest.raises(DataError, match="row 1 holds what JSON cannot: a object"):
+        reinforge.train(
+            make_config(tiny_qwen2, rewards_file, "seen"), [{"prompt": "a", "x": object()}], runs_dir=tmp_path
+        )
+
+
+def test_paths_start_at_base_dir_also_in_a_resumed_run(tiny_qwen2, tmp_path, rewards_file):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    shutil.copytree(tiny_qwen2, tmp_path / "model")
+    config = make_config("model", rewards_file, "raises", data={"path": "rows.jsonl"})
+    config = config.model_copy(update={"reward_fns": make_config("model", "rewards.py", "raises").reward_fns})
+    path = reinforge.train(config, base_dir=tmp_path, runs_dir=tmp_path, name="based")
+    assert reinforge.verify(path, 2).equal
+
+
+def test_another_model_of_the_same_shape_is_refused(tiny_qwen2, tmp_path, rewards_file):
+    folder = shutil.copytree(tiny_qwen2, tmp_path / "model")
+    path = reinforge.train(make_config(folder, rewards_file, "raises"), ROWS, runs_dir=tmp_path, name="model-run")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"] += 1e-3
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"The base_model of .* is not what the run began with"):
+        reinforge.verify(path, 2)
+
+
+def test_a_column_that_a_function_names_must_be_there(tiny_qwen2, tmp_path, rewards_file):
+    rewards_file.write_text("def exact(prompts, completions, gold):\n    return [0.0 for _ in completions]\n")
+    with pytest.raises(RewardError, match="exact needs the column 'gold', which the data does not have"):
+        reinforge.train(make_config(tiny_qwen2, rewards_file, "exact"), ROWS, runs_dir=tmp_path)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from reinforge.errors import CheckpointError, DataError, ReinforgeError, UsageError
+from reinforge.errors import CheckpointError, DataError, ReinforgeError, SetupError, UsageError
 
 if TYPE_CHECKING:
     from reinforge.cluster.local import LocalRun
@@ -67,15 +67,17 @@ def train(
     watcher = watcher or SilentWatcher()
     Run.check_place(Path(runs_dir), name)
     started = datetime.datetime.now().replace(microsecond=0)
-    rows = None if dataset is None else [dict(row) for row in dataset]
-    directory = base_dir or Path.cwd()
+    rows = None if dataset is None else _as_stored(dataset)
+    directory = (base_dir or Path.cwd()).resolve()
+    if (directory / config.base_model).is_dir():
+        config = config.model_copy(update={"base_model": str(directory / config.base_model)})
     grader = RewardFunctionGrader.from_config(config.reward_fns, directory)
     built = local.build(config, directory, grader, started=started, tell=watcher.note, rows=rows)
     try:
         files = {reward_file(function.version): function.source for function in grader.functions}
         if rows is not None:
             files["dataset.json"] = json.dumps(rows)
-        with Run.create(Path(runs_dir), name, _stored(config), _about(built, started), files) as run:
+        with Run.create(Path(runs_dir), name, _stored(config), _about(built, started, directory), files) as run:
             _run_to_end(built, run, watcher, None)
             return run.path
     finally:
@@ -255,6 +257,26 @@ def rebuild(run: Run, watcher: Watcher) -> LocalRun:
     return built
 
 
+def _as_stored(dataset: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows as a resumed run will read them, so that both runs see the same: JSON values, keys as text, dates as ISO
+    text, array scalars as numbers."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (datetime.date, datetime.time)):
+            return value.isoformat()
+        if callable(getattr(value, "tolist", None)):
+            return value.tolist()
+        raise TypeError(f"a {type(value).__name__} ({value!r})")
+
+    rows = []
+    for number, row in enumerate(dataset, start=1):
+        try:
+            rows.append(json.loads(json.dumps(dict(row), default=plain)))
+        except (TypeError, ValueError) as fault:
+            raise DataError(f"row {number} holds what JSON cannot: {fault}.", hint="Convert it to text.") from fault
+    return rows
+
+
 def _stored_rows(run: Run) -> list[dict[str, Any]] | None:
     """The rows a Python program handed in; None when the config names the data."""
     path = run.path / "dataset.json"
@@ -301,10 +323,14 @@ def _publish_adapter(run: Run) -> None:
 
     newest = list_checkpoints(run.path)[-1]
     writing = run.path / ".adapter"
-    shutil.rmtree(writing, ignore_errors=True)
-    shutil.copytree(newest.path / "adapter", writing)
-    shutil.rmtree(run.path / "adapter", ignore_errors=True)  # gone already if killed between these two lines
-    writing.rename(run.path / "adapter")
+    try:
+        shutil.rmtree(writing, ignore_errors=True)
+        shutil.copytree(newest.path / "adapter", writing)
+        shutil.rmtree(run.path / "adapter", ignore_errors=True)  # gone already if killed between these two lines
+        writing.rename(run.path / "adapter")
+    except OSError as fault:
+        hint = f"It is in {newest.path / 'adapter'}; with space on the disk: reinforge runs resume {run.path}"
+        raise SetupError(f"The adapter could not be copied: {fault}.", hint=hint) from fault
 
 
 def _stored(config: GRPOConfig) -> dict[str, Any]:
@@ -316,12 +342,12 @@ def _stored(config: GRPOConfig) -> dict[str, Any]:
     return values
 
 
-def _about(built: LocalRun, started: datetime.datetime) -> dict[str, Any]:
+def _about(built: LocalRun, started: datetime.datetime, base_dir: Path) -> dict[str, Any]:
     from reinforge.reward_updates import record_of
 
     return {
         "started": started.isoformat(),
-        "base_dir": str(Path.cwd()),
+        "base_dir": str(base_dir),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "machine": {"system": platform.platform(), "processor": platform.machine()},
         "functions": [record_of(function) for function in built.grader.functions],

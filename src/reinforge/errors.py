@@ -96,8 +96,8 @@ class CheckpointError(ReinforgeError):
 
 class StoppedByGuard(ReinforgeError):
     """Too many reward calls failed (`reward_fns.max_error_rate`, or a function's `on_error: fail`), or a stop request
-    (the file `control/stop` in the run's folder, with a reason in it) ended the run, after a checkpoint. `reinforge runs
-    resume` goes on."""
+    (the file `control/stop` in the run's folder, with a reason in it) ended the run, after a checkpoint.
+    `reinforge runs resume` goes on."""
 
     code = "stopped"
     exit_code = 5

@@ -477,3 +477,13 @@ def test_files_of_a_new_run_are_there_before_it_is_one(tmp_path: Path, monkeypat
         assert (run.path / "dataset.json").read_text() == "[]"
     assert written[-1] == "run.json"
     assert set(written) == {"config.yaml", "a%2Fb_v1.py", "dataset.json", "run.json"}
+
+
+@pytest.mark.parametrize("file", ["run.json", "config.yaml", "run.db", "evaluations/step-00000000.json"])
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path, file):
+    with Run.create(tmp_path, "run", CONFIG, {}) as run:
+        run.save_evaluation("step-00000000", {"step": 0, "score": 0.5})
+    (tmp_path / "run" / file).write_bytes(b"\x00{[garbage" * 200)
+    with pytest.raises(CheckpointError, match=file.replace(".", r"\.")), Run.open(tmp_path / "run") as damaged:
+        damaged.summary()
+    assert list_runs(tmp_path) == [tmp_path / "run"]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import click
 
 from reinforge import __version__
-from reinforge.cli.text import is_rich_terminal, visible
+from reinforge.cli.text import is_rich_terminal, say, visible
 from reinforge.errors import ReinforgeError, SetupError, UsageError
 
 COMMANDS = {
@@ -55,7 +55,7 @@ def cli() -> None:
     """Reinforcement fine-tuning of language models on your own machines.
 
     Data goes to stdout, everything for people to stderr. Exit codes: 0 done, 1 run failed, 2 usage or config,
-    3 data or reward function unfit, 4 environment or model unfit, 5 stopped by a request in control/stop (resumable),
+    3 data or reward function unfit, 4 environment or model unfit, 5 stopped by a guard or a request (resumable),
     130/143 interrupted after a checkpoint (a second Ctrl-C stops at once; resume goes on from the last checkpoint).
     """
 
@@ -94,7 +94,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception:  # noqa: BLE001  (the last resort of a program: a bug is told, with all we know)
-        traceback.print_exc()
+        say(visible(traceback.format_exc()))
         print("bug  This should not have happened. Please report it with the lines above.", file=sys.stderr)
         return 1
 

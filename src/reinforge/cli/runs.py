@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reinforge.cli.options import find_run, runs_dir_option
-from reinforge.cli.text import duration, figure, shortened, table, visible
-from reinforge.errors import UsageError
+from reinforge.cli.text import duration, figure, say, shortened, table, visible
+from reinforge.errors import ReinforgeError, UsageError
 
 if TYPE_CHECKING:
     from reinforge.run_store import Run
@@ -35,8 +35,11 @@ def list_command(runs_dir: Path, as_json: bool) -> None:
 
     summaries = []
     for path in list_runs(runs_dir):
-        with Run.open(path) as run:
-            summaries.append(run.summary())
+        try:
+            with Run.open(path) as run:
+                summaries.append(run.summary())
+        except ReinforgeError as damage:  # one damaged run must not hide the others
+            say(f"{visible(path.name)}: {visible(str(damage))}")
     if as_json:
         click.echo(json.dumps(summaries))
     elif summaries:
@@ -155,7 +158,7 @@ def _story_text(run: Run, num_steps: int, num_completions: int) -> str:
     functions = story["config"].get("reward_fns", {}).get("functions", {})
     parts += [_steps_text(story["latest_steps"], functions), *map(_completion_text, story["completions"])]
     parts.append("\n".join(f"{row['level']:8}step {row['step']}  {visible(row['message'])}" for row in story["events"]))
-    return "\n\n".join(part for part in parts if part)
+    return visible("\n\n".join(part for part in parts if part))  # a run may come from anywhere
 
 
 def _head(story: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     right    0.5
     2nd    -1.25
     """
-    lines = [list(header), *([visible(cell, one_line=True) for cell in row] for row in rows)]
+    lines = [[visible(cell, one_line=True) for cell in row] for row in (header, *rows)]
     columns = list(zip(*lines, strict=True))
     widths = [max(map(len, column)) for column in columns]
     right = [len(column) > 1 and all(map(_FIGURE.fullmatch, column[1:])) for column in columns]

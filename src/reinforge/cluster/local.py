@@ -19,7 +19,8 @@ from reinforge.config import DataConfig, GRPOConfig, SamplingParams
 from reinforge.data.dataset import examples_from_rows, load_examples
 from reinforge.data.render import Renderer, longest_answer_tokens, max_tokens_for, render_prompts
 from reinforge.data.split import split_examples
-from reinforge.errors import ConfigError
+from reinforge.errors import ConfigError, RewardError
+from reinforge.grading.calls import columns_needed
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.replay import ReplayingGrader
 from reinforge.inference.adapters import sampling_copy
@@ -72,6 +73,7 @@ def build(
     """
     try:
         train_examples, heldout_examples = _load_data(config, base_dir, rows, tell)
+        _check_columns(grader, train_examples[0])
         policy = load_policy(
             config.base_model,
             config.lora,
@@ -159,6 +161,15 @@ def window_of(policy: Policy) -> int | None:
     return None if window is None else int(window)
 
 
+def _check_columns(grader: RewardFunctionGrader, example: Example) -> None:
+    """Functions that name columns as parameters need those columns."""
+    for name, missing in columns_needed(grader.functions, example.columns).items():
+        raise RewardError(
+            f"reward function {name} needs the column {missing[0]!r}, which the data does not have.",
+            hint=f"Its columns are {', '.join(example.columns) or 'none'}.",
+        )
+
+
 def _gaps(examples: Sequence[Example]) -> Counter[str]:
     """Columns that lack a value in some rows, and in how many."""
     return Counter(name for example in examples for name, value in example.columns.items() if value is None)
@@ -238,11 +249,14 @@ def _fingerprint_examples(examples: Sequence[Example]) -> str:
 
 
 def _fingerprint_folder(folder: Path) -> str:
-    """Of names, sizes and the first MiB of every file a model is read from: cheap for gigabytes, and enough to tell
-    models apart."""
+    """Of every file a model is read from: whole up to 64 MiB, beyond that its size and 64 blocks spread over it, which
+    is quick for gigabytes and sees any training of all layers."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja")]):
         digest.update(f"{path.name}:{path.stat().st_size}".encode())
+        size, block = path.stat().st_size, 1 << 20
         with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
+            for start in range(0, size, block if size <= 64 * block else size // 64):
+                file.seek(start)
+                digest.update(file.read(block))
     return digest.hexdigest()

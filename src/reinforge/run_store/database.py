@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from reinforge.errors import SetupError, UsageError
+from reinforge.errors import CheckpointError, SetupError, UsageError
 
 SCHEMA_VERSION = 2
 
@@ -151,6 +151,8 @@ def open_reader(path: Path) -> sqlite3.Connection:
                     f"{path} cannot be read: {error}.", hint="Resuming the run repairs it: `reinforge runs resume`."
                 ) from error
             time.sleep(0.02)
+        except sqlite3.DatabaseError as error:
+            raise CheckpointError(f"{path} is damaged: {error}.", hint="Put back a copy of it.") from error
 
 
 def _connect_writer(path: Path, mode: str) -> sqlite3.Connection:

@@ -10,7 +10,7 @@ from reinforge.types import Group, Score, ScoreState
 
 Status = Literal["running", "succeeded", "failed", "interrupted", "stopped"]
 """running · succeeded (all steps done) · failed (an error) · interrupted (Ctrl-C, SIGTERM, or the process vanished) ·
-stopped (a request in control/stop). All but succeeded can be resumed."""
+stopped (a guard, or a request in control/stop). All but succeeded can be resumed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class Run(RowReader):
     def __init__(self, path: Path, db: sqlite3.Connection, lock: RunLock | None) -> None:
         super().__init__(db)
         self.path = path
-        self.about: dict[str, Any] = json.loads((path / "run.json").read_bytes())
+        self.about: dict[str, Any] = _read_json(path / "run.json")
         self._lock = lock
         self._session: int | None = None
         self._opened_at = time.monotonic()
@@ -222,11 +222,15 @@ class Run(RowReader):
 
     def config(self) -> dict[str, Any]:
         """The resolved config as plain values."""
-        return dict(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
+        path = self.path / "config.yaml"
+        try:
+            return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError) as fault:
+            raise CheckpointError(f"{path} is damaged: {fault}.") from fault
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Every held-out evaluation, by step."""
-        found = [json.loads(path.read_bytes()) for path in (self.path / "evaluations").glob("*.json")]
+        found = [_read_json(path) for path in (self.path / "evaluations").glob("*.json")]
         return sorted(found, key=lambda evaluation: evaluation.get("step", 0))
 
     def duration_s(self) -> float:
@@ -339,8 +343,25 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def list_runs(parent: Path) -> list[Path]:
     """The runs in a folder, newest first; other folders in it are passed over."""
     found = [path.parent for path in parent.glob("*/run.json")]
-    created = {path: json.loads((path / "run.json").read_bytes()).get("created", "") for path in found}
-    return sorted(found, key=lambda path: (created[path], path.name), reverse=True)
+    return sorted(found, key=lambda path: (_created(path), path.name), reverse=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as fault:
+        raise CheckpointError(f"{path} is damaged: {fault}.") from fault
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no JSON object.")
+    return document
+
+
+def _created(path: Path) -> str:
+    """When a run was made; empty for one whose run.json is damaged."""
+    try:
+        return str(json.loads((path / "run.json").read_bytes())["created"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _exists(path: Path) -> UsageError:
