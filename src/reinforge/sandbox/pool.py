@@ -1,15 +1,9 @@
-"""Warm workers that survive whatever the code in them does: the plain tier of the sandbox.
+"""Warm workers that survive whatever the code in them does.
 
-What this tier does: user code runs in its own process with an empty environment, an empty folder, no descriptor of
-ours, limits on memory, file size and core dumps, and a deadline after which its whole process group is killed.
-
-What this tier does NOT stop: code in a worker can read and write every file this user can, open network connections,
-see other processes and signal them, start processes that leave the process group (`setsid`) and outlive the worker,
-and start as many as the user's limit allows. It can change anything inside its own process, its own result included;
-so each function has processes of its own, and no function can change another's result. Run only code you trust here.
-
-When the trainer itself is killed, idle workers end at once with their group; a busy one ends 5 s after its deadline,
-but processes it has started, and its empty folder, stay.
+One worker is one process for one source: no two functions ever share one. What it may reach is up to the tier of the
+sandbox (tiers.py): bubblewrap.py, landlock.py and plain.py say what each stops and what it does not. In each tier a
+call that hangs is ended at its deadline with all it started, a call that leaves threads or processes behind gets the
+worker replaced, and whatever the code prints or writes, it cannot pass as the result of another function.
 """
 
 from __future__ import annotations
@@ -19,9 +13,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from reinforge.roles import CallResult
+from reinforge.sandbox.launch import Tier
+from reinforge.sandbox.limits import Limits
 from reinforge.sandbox.process import (
     FunctionFacts,
-    Limits,
     Parameter,
     SourceFault,
     UnsendableArguments,
@@ -29,6 +24,7 @@ from reinforge.sandbox.process import (
     WorkerProcess,
     WorkerUnavailable,
 )
+from reinforge.sandbox.tiers import tier_for
 
 RECYCLE_KINDS = {"out_of_memory"}
 """Results after which the process is replaced although it answered."""
@@ -53,10 +49,12 @@ class Worker:
         >>> worker.close()
     """
 
-    def __init__(self, source: str, file_name: str, limits: Limits | None = None) -> None:
+    def __init__(self, source: str, file_name: str, limits: Limits | None = None, tier: Tier | None = None) -> None:
+        """`tier` is the best one of this machine unless given. SetupError when that needs a consent nobody gave."""
         self._source = source
         self._file_name = file_name
         self._limits = limits or Limits()
+        self._tier = tier or tier_for(source, self._limits)
         self._process: WorkerProcess | None = None
         self._closed = False
         self._use = threading.Lock()
@@ -122,6 +120,9 @@ class Worker:
             self._discard()
 
     def _ready(self) -> WorkerProcess:
+        size, most = len(self._source.encode("utf-8", "surrogatepass")), self._limits.max_source_bytes
+        if size > most:
+            raise SourceFault(f"the file has {size:,} bytes, at most {most:,} are taken")
         with self._lock:
             if self._closed:
                 raise WorkerUnavailable("the worker is closed")
@@ -129,7 +130,7 @@ class Worker:
                 return self._process
             if self._process is not None:
                 self._process.kill()
-            process = self._process = WorkerProcess(self._limits)
+            process = self._process = WorkerProcess(self._limits, self._tier)
         try:
             process.load(self._source, self._file_name)
         except BaseException:

@@ -1,4 +1,4 @@
-"""One worker process: started clean, spoken to over a private socket pair, killed as a group."""
+"""One worker process: started in a tier, spoken to over a private socket pair, killed with all it started."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import math
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -16,32 +17,22 @@ import tempfile
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from reinforge.roles import CallResult
+from reinforge.sandbox.cgroup import Cgroup, make_cgroup
+from reinforge.sandbox.launch import RUNNER, Tier
+from reinforge.sandbox.limits import Limits
 from reinforge.sandbox.runner import CHANNEL_LOST
 
-RUNNER = Path(__file__).with_name("runner.py")
+PASS_ON_S = 0.3
+"""How long the end of the runner may take to reach the process that we started."""
+NAMESPACE_END_S = 5.0
+MAX_LAST_WORDS = 300
 FRAME_OVERHEAD_BYTES = 1_000_000
 """Room in a reply beside the value: prints, messages, escapes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a worker process may use; `load_s` and the bytes bound what it can make us wait for and hold."""
-
-    max_memory_bytes: int = 2 << 30
-    """Address space of each process. Generous: NumPy alone reserves hundreds of megabytes."""
-    max_file_bytes: int = 64 << 20
-    """Largest file it can write."""
-    max_print_bytes: int = 20_000
-    """Kept of what one call prints."""
-    max_result_bytes: int = 1_000_000
-    """Largest JSON text one call may return."""
-    load_s: float = 60.0
-    """For running the module body: imports of heavy packages take their time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,41 +92,56 @@ class SourceFault(Exception):
 class WorkerProcess:
     """A started process. One thread at a time; after any exception it must be killed."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, tier: Tier) -> None:
         self.limits = limits
         try:
             with contextlib.ExitStack() as undo:
-                folder = self._start(undo)
-        except OSError as error:
+                remains = self._start(tier, undo)
+        except (OSError, RuntimeError) as error:  # RuntimeError: the interpreter is shutting down
             raise WorkerUnavailable(f"a worker process could not be started: {error}") from error
-        self.kill = weakref.finalize(self, _kill, self._process, self._socket, self._output, folder)
+        self._remains = remains
+        self.kill = weakref.finalize(self, _kill, remains)
         self.functions: tuple[FunctionFacts, ...] = ()
         """What `load` found."""
 
-    def _start(self, undo: contextlib.ExitStack) -> str:
-        """Start the process; its folder. `undo` closes and removes what was made if that fails half-way."""
+    def _start(self, tier: Tier, undo: contextlib.ExitStack) -> _Remains:
+        """Start the process. `undo` closes and removes what was made if that fails half-way."""
         folder = tempfile.mkdtemp(prefix="reinforge-worker-")
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         output = os.path.join(folder, ".output")
         self._output = os.open(output, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         undo.callback(os.close, self._output)
         os.unlink(output)  # reachable through descriptors 1 and 2 only
+        user = tier.user()
+        if user is not None:
+            os.chown(folder, user, user)
+        cgroup = make_cgroup(self.limits) if tier.uses_cgroup else None
+        if cgroup is not None:
+            undo.callback(cgroup.remove)
         self._socket, theirs = socket.socketpair()
         undo.callback(self._socket.close)
-        with theirs:
-            limits = json.dumps(asdict(self.limits))
-            self._process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(theirs.fileno()), limits],
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._output,
-                cwd=folder,
-                env=_environment(),
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
+        report, report_theirs = os.pipe()
+        with theirs, open(report, "rb") as reported:
+            with open(report_theirs, "wb"):
+                limits = json.dumps(asdict(self.limits))
+                channel = theirs.fileno()
+                runner = [sys.executable, "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(channel), limits]
+                command = tier.command(runner, folder, self.limits, user, report_theirs)
+                command = cgroup.entering(command) if cgroup is not None else command
+                self._process = _starter.submit(
+                    subprocess.Popen,
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._output,
+                    stderr=self._output,
+                    cwd=folder,
+                    env=_environment(),
+                    pass_fds=[channel, report_theirs] if tier.has_namespace else [channel],
+                    start_new_session=True,
+                ).result()
+            first = _first_process(reported.read()) if tier.has_namespace else None
         undo.pop_all()
-        return folder
+        return _Remains(self._process, first, cgroup, self._socket, self._output, folder)
 
     def load(self, source: str, file_name: str) -> None:
         """Run the module body in the process. Raises SourceFault when it fails."""
@@ -150,7 +156,9 @@ class WorkerProcess:
         except TimeoutError:
             raise SourceFault(f"the file did not finish loading within {self.limits.load_s:g} s") from None
         except WorkerGone as gone:
-            raise SourceFault(f"the process ended while the file was loading: {self.kill_and_tell(gone)}") from None
+            said = self.unread_prints().strip().rpartition("\n")[2][:MAX_LAST_WORDS]
+            text = f"the process ended while the file was loading: {self.kill_and_tell(gone)}"
+            raise SourceFault(f"{text} ({_clean(said)})" if said else text) from None
         line = reply.get("line")
         raise SourceFault(
             _clean(reply.get("error")), line if isinstance(line, int) else None, _clean(reply.get("package"))
@@ -194,17 +202,21 @@ class WorkerProcess:
 
     def end(self) -> None:
         """Kill the process group at once, from any thread; whoever uses the process then meets WorkerGone."""
-        _kill_group(self._process)
+        _kill_all(self._remains)
 
     def kill_and_tell(self, gone: WorkerGone) -> str:
-        """Kill the group; how the process had ended. Its exit code is set before its descriptors close, so a kill
-        after the channel broke cannot change it."""
+        """Kill it; how the process had ended. Where bwrap stands between, its own end follows that of the runner."""
+        if not gone.broken:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(PASS_ON_S)
         self.kill()
         code = self._process.returncode
         if gone.broken:
             return "it broke its result channel"
         if code == CHANNEL_LOST:
             return "it closed its result channel"
+        if self._remains.first is not None and code > 128:
+            code = 128 - code  # as bwrap passes a signal on
         if code == -signal.SIGKILL:
             return "killed by SIGKILL, or it closed its result channel"
         names = {number.value: number.name for number in signal.Signals}  # real-time signals have no names
@@ -259,14 +271,50 @@ class WorkerProcess:
         return bytes(data)
 
 
-def _kill(process: subprocess.Popen[bytes], channel: socket.socket, output: int, folder: str) -> None:
-    """End the whole process group, reap it and remove its folder. The leader is reaped last, so that its process id
-    cannot belong to anybody else while the group is signalled."""
-    _kill_group(process)
-    process.wait()
-    channel.close()
-    os.close(output)
-    shutil.rmtree(folder, ignore_errors=True)  # user code may have left files nobody can delete; nothing needs them
+@dataclass(frozen=True, slots=True)
+class _Remains:
+    """All that a worker process leaves to be ended, closed and removed."""
+
+    process: subprocess.Popen[bytes]
+    first: int | None
+    """Process descriptor of the first process of its namespace."""
+    cgroup: Cgroup | None
+    channel: socket.socket
+    output: int
+    folder: str
+
+
+def _first_process(report: bytes) -> int | None:
+    """A descriptor of the process that bwrap reported: unlike its number it cannot come to mean another process."""
+    try:
+        return os.pidfd_open(json.loads(report)["child-pid"])
+    except (ValueError, KeyError, ProcessLookupError):  # bwrap failed: what it said is in the output
+        return None
+
+
+def _kill(remains: _Remains) -> None:
+    """End all of it, reap it and remove its folder. The leader is reaped last, so that its process id cannot belong
+    to anybody else while the group is signalled."""
+    _kill_all(remains)
+    if remains.first is not None:
+        # It ends after all processes of its namespace; bwrap, which reaps it, ends only then.
+        select.select([remains.first], [], [], NAMESPACE_END_S)
+        _kill_group(remains.process)
+        os.close(remains.first)
+    remains.process.wait()
+    if remains.cgroup is not None:
+        remains.cgroup.remove()
+    remains.channel.close()
+    os.close(remains.output)
+    shutil.rmtree(remains.folder, ignore_errors=True)  # user code may have left files nobody can delete
+
+
+def _kill_all(remains: _Remains) -> None:
+    if remains.first is None:
+        _kill_group(remains.process)
+        return
+    with contextlib.suppress(OSError):  # it ended, or was closed
+        signal.pidfd_send_signal(remains.first, signal.SIGKILL)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -274,6 +322,17 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):  # macOS, when only the dead leader is left in the group
         process.kill()
+
+
+def _new_starter() -> None:
+    global _starter
+    _starter = ThreadPoolExecutor(1, thread_name_prefix="sandbox-start")
+
+
+_starter: ThreadPoolExecutor
+"""Starts every worker: bwrap ends with the thread that started it, so that thread must live as long as we do."""
+_new_starter()
+os.register_at_fork(after_in_child=_new_starter)
 
 
 def _environment() -> dict[str, str]:
