@@ -40,12 +40,13 @@ class Bubblewrap:
     program: str
     name: str = "bubblewrap"
     has_namespace: bool = True
+    uses_pipe: bool = True
     uses_cgroup: bool = True
 
     def user(self) -> int | None:
         return own_user()
 
-    def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, report: int) -> list[str]:
+    def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, pipe: int) -> list[str]:
         """The worker's folder is /tmp in there; `folder` itself stays outside."""
         filter_known = seccomp.known_machine()
         calls = (
@@ -57,7 +58,7 @@ class Bubblewrap:
             self.program,
             *_namespaces(user),
             *_files(limits),
-            *("--info-fd", str(report), "--"),
+            *("--info-fd", str(pipe), "--"),
             *confined(runner, limits, user, calls, own_namespace=user is not None),
         ]
 

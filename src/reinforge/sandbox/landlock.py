@@ -5,7 +5,8 @@ What this tier stops, beside what the plain one does:
 - writing any file but in the worker's own folder, and changing modes, owners, times or attributes of any;
 - network connections of any kind (TCP, UDP, name lookups, unix sockets);
 - tracing other processes, reading their memory, signalling them, changing their limits or priority;
-- outliving the worker: no process can leave the group that is killed (`setsid` and `setpgid` are refused);
+- outliving the worker: no process can leave the group that is killed (`setsid` and `setpgid` are refused), also when
+  the trainer is killed;
 - more processes and threads than the limit, and more memory than the limit for all of them together where a cgroup
   is writable (see cgroup.py);
 - mounts, new namespaces, key rings, BPF, io_uring, userfaultfd, set-user-id programs.
@@ -13,8 +14,7 @@ What this tier stops, beside what the plain one does:
 What it does NOT stop: finding out whether a path exists, its size and times (Landlock lets `stat` through), and which
 process ids are in use; filling the disk that holds the temporary folder with many files; what the kernel tells anyone
 (CPU, memory size, version); attacks on the kernel through the calls that are left; timing and cache side channels.
-Before Linux 6.12 signals are stopped by seccomp, so that user code cannot signal its own children either. When the
-trainer itself is killed, a busy worker ends 5 s after its deadline, as in the plain tier. Without a writable cgroup
+Before Linux 6.12 signals are stopped by seccomp, so that user code cannot signal its own children either. Without a writable cgroup
 memory is limited per process only. Calls of one function share a process.
 """
 
@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reinforge.sandbox import seccomp
-from reinforge.sandbox.launch import anybody_may_enter, confined, interpreter_paths, own_user, readable_paths
+from reinforge.sandbox.launch import PACKAGE, anybody_may_enter, confined, interpreter_paths, own_user, readable_paths
 from reinforge.sandbox.limits import Limits
 
 CREATE_RULESET = 444
@@ -44,14 +44,14 @@ class Landlock:
     version: int
     name: str = "landlock"
     has_namespace: bool = False
+    uses_pipe: bool = True
     uses_cgroup: bool = True
 
     def user(self) -> int | None:
         return own_user()
 
-    def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, report: int) -> list[str]:
-        """`report` stays unused."""
-        keep_reading = user is not None and not all(map(anybody_may_enter, (*interpreter_paths(), runner[-3])))
+    def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, pipe: int) -> list[str]:
+        keep_reading = user is not None and not all(map(anybody_may_enter, (*interpreter_paths(), str(PACKAGE))))
         calls = seccomp.filter_program(
             own_files_only=True, own_group_only=True, own_signals_only=self.version < SIGNALS_SCOPED_FROM
         )
@@ -64,6 +64,8 @@ class Landlock:
             own_namespace=not keep_reading,  # inside one, the capability would hold for nothing
             read=[*readable_paths(), *FACTS, "{self}"],
             write=[folder, *DEVICES],
+            life=pipe,
+            folder=folder,
         )
 
 

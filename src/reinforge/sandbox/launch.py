@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from reinforge.sandbox import seccomp
 from reinforge.sandbox.limits import Limits
 
+PACKAGE = Path(__file__).parents[1]
 RUNNER = Path(__file__).with_name("runner.py")
 CONFINE = Path(__file__).with_name("confine.py")
 MAX_OPEN_FILES = 256
@@ -26,7 +27,7 @@ SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 
 
 class Tier(Protocol):
-    """A way to start a worker process. All of it ends when the process that `command` starts is killed as a group."""
+    """A way to start a worker process."""
 
     @property
     def name(self) -> str:
@@ -35,7 +36,13 @@ class Tier(Protocol):
 
     @property
     def has_namespace(self) -> bool:
-        """Whether the first process of a process namespace is reported on the descriptor `report`."""
+        """Whether the worker has process ids and files of its own; bwrap then reports its first process on `pipe`.
+        Where it has none, nothing leaves the process group that is killed."""
+        ...
+
+    @property
+    def uses_pipe(self) -> bool:
+        """Whether the worker gets its end of the pipe."""
         ...
 
     @property
@@ -47,8 +54,9 @@ class Tier(Protocol):
         """The user that owns the worker's folder; None: ours."""
         ...
 
-    def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, report: int) -> list[str]:
-        """The command line that starts `runner` in this tier."""
+    def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, pipe: int) -> list[str]:
+        """The command line that starts `runner` in this tier. `pipe` is the end for writing to us where the tier has
+        a namespace, else that for reading: it ends when we do."""
         ...
 
 
@@ -66,8 +74,8 @@ def interpreter_paths() -> tuple[str, ...]:
 
 
 def readable_paths() -> tuple[str, ...]:
-    """All that a worker may read: system libraries, this Python, the two programs of ours that run in it."""
-    wanted = (*SYSTEM_PATHS, *SYSTEM_FILES, *interpreter_paths(), str(RUNNER), str(CONFINE))
+    """All that a worker may read: system libraries, this Python, and this package wherever it lies."""
+    wanted = (*SYSTEM_PATHS, *SYSTEM_FILES, *interpreter_paths(), str(PACKAGE))
     return tuple(path for path in wanted if os.path.exists(path))
 
 
@@ -104,6 +112,8 @@ def confined(
         "max_cpus": limits.max_cpus,
         "read": None,
         "write": [],
+        "life": None,
+        "folder": "",
         "seccomp": base64.b64encode(program).decode("ascii"),
         "self": seccomp.SELF,
     }

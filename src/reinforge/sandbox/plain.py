@@ -26,10 +26,11 @@ class Plain:
 
     name: str = "plain"
     has_namespace: bool = False
+    uses_pipe: bool = False
     uses_cgroup: bool = False
 
     def user(self) -> int | None:
         return None
 
-    def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, report: int) -> list[str]:
+    def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, pipe: int) -> list[str]:
         return list(runner)

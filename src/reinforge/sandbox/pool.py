@@ -94,7 +94,7 @@ class Worker:
                 for index in range(len(each) - len(results)):
                     start = time.monotonic()
                     results.append(process.next_result(nonce, index, deadline_s))
-                    if results[-1].kind in RECYCLE_KINDS:
+                    if results[-1].kind in RECYCLE_KINDS or process.left:
                         self._discard()
                         break
             except TimeoutError:
@@ -105,7 +105,7 @@ class Worker:
                 if self._closed:
                     raise WorkerUnavailable("the worker was closed during a call") from None
                 prints, latency_s = process.unread_prints(), time.monotonic() - start
-                self._discard()
+                self._let_go()
                 text = f"the process ended during the call: {process.kill_and_tell(gone)}"
                 results.append(CallResult(None, "exited", text, prints, latency_s))
         return results
@@ -141,10 +141,14 @@ class Worker:
         return process
 
     def _discard(self) -> None:
-        with self._lock:
-            process, self._process = self._process, None
+        process = self._let_go()
         if process is not None:
             process.kill()
+
+    def _let_go(self) -> WorkerProcess | None:
+        with self._lock:
+            process, self._process = self._process, None
+        return process
 
 
 __all__ = ["FunctionFacts", "Limits", "Parameter", "SourceFault", "UnsendableArguments", "Worker", "WorkerUnavailable"]

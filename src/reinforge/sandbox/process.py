@@ -103,6 +103,8 @@ class WorkerProcess:
         self.kill = weakref.finalize(self, _kill, remains)
         self.functions: tuple[FunctionFacts, ...] = ()
         """What `load` found."""
+        self.left = ""
+        """What the last call left running, in words; the process must then be replaced."""
 
     def _start(self, tier: Tier, undo: contextlib.ExitStack) -> _Remains:
         """Start the process. `undo` closes and removes what was made if that fails half-way."""
@@ -120,28 +122,29 @@ class WorkerProcess:
             undo.callback(cgroup.remove)
         self._socket, theirs = socket.socketpair()
         undo.callback(self._socket.close)
-        report, report_theirs = os.pipe()
-        with theirs, open(report, "rb") as reported:
-            with open(report_theirs, "wb"):
-                limits = json.dumps(asdict(self.limits))
-                channel = theirs.fileno()
-                runner = [sys.executable, "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(channel), limits]
-                command = tier.command(runner, folder, self.limits, user, report_theirs)
-                command = cgroup.entering(command) if cgroup is not None else command
-                self._process = _starter.submit(
-                    subprocess.Popen,
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=self._output,
-                    stderr=self._output,
-                    cwd=folder,
-                    env=_environment(),
-                    pass_fds=[channel, report_theirs] if tier.has_namespace else [channel],
-                    start_new_session=True,
-                ).result()
-            first = _first_process(reported.read()) if tier.has_namespace else None
+        ours, theirs_too = _pipe(undo, we_read=tier.has_namespace)
+        with theirs:
+            limits = json.dumps(asdict(self.limits))
+            channel = theirs.fileno()
+            runner = [sys.executable, "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(channel), limits]
+            command = tier.command(runner, folder, self.limits, user, theirs_too)
+            self._process = _starter.submit(
+                subprocess.Popen,
+                cgroup.entering(command) if cgroup is not None else command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                cwd=folder,
+                env=_environment(),
+                pass_fds=[channel, theirs_too] if tier.uses_pipe else [channel],
+                start_new_session=True,
+            ).result()
+        os.close(theirs_too)
+        first = _first_process(ours) if tier.has_namespace else None
         undo.pop_all()
-        return _Remains(self._process, first, cgroup, self._socket, self._output, folder)
+        if tier.has_namespace:
+            os.rmdir(folder)  # it has one of its own in there; nothing of it stays, however we end
+        return _Remains(self._process, first, ours, cgroup, self._socket, self._output, folder)
 
     def load(self, source: str, file_name: str) -> None:
         """Run the module body in the process. Raises SourceFault when it fails."""
@@ -186,7 +189,7 @@ class WorkerProcess:
         latency_s = reply.get("latency_s")
         if reply.get("index") != index or not isinstance(latency_s, float) or not 0 <= latency_s < math.inf:
             raise WorkerGone(broken=True)
-        kind, message, prints = (_clean(reply.get(key)) for key in ("kind", "message", "prints"))
+        kind, message, prints, self.left = (_clean(reply.get(key)) for key in ("kind", "message", "prints", "left"))
         return CallResult(None if kind else reply.get("value"), kind, message, prints, latency_s)
 
     def is_idle(self) -> bool:
@@ -278,14 +281,27 @@ class _Remains:
     process: subprocess.Popen[bytes]
     first: int | None
     """Process descriptor of the first process of its namespace."""
+    pipe: int
+    """Our end: while it is open, the worker knows that we live."""
     cgroup: Cgroup | None
     channel: socket.socket
     output: int
     folder: str
 
 
-def _first_process(report: bytes) -> int | None:
-    """A descriptor of the process that bwrap reported: unlike its number it cannot come to mean another process."""
+def _pipe(undo: contextlib.ExitStack, *, we_read: bool) -> tuple[int, int]:
+    """(our end, the worker's end)."""
+    reading, writing = os.pipe()
+    ours, theirs = (reading, writing) if we_read else (writing, reading)
+    undo.callback(os.close, ours)
+    return ours, theirs
+
+
+def _first_process(pipe: int) -> int | None:
+    """A descriptor of the process that bwrap reports: unlike its number it cannot come to mean another process."""
+    report = b""
+    while part := os.read(pipe, 4096):
+        report += part
     try:
         return os.pidfd_open(json.loads(report)["child-pid"])
     except (ValueError, KeyError, ProcessLookupError):  # bwrap failed: what it said is in the output
@@ -305,6 +321,7 @@ def _kill(remains: _Remains) -> None:
     if remains.cgroup is not None:
         remains.cgroup.remove()
     remains.channel.close()
+    os.close(remains.pipe)
     os.close(remains.output)
     shutil.rmtree(remains.folder, ignore_errors=True)  # user code may have left files nobody can delete
 

@@ -6,8 +6,9 @@ stdin, stdout or stderr, and every reply carries the nonce of its request, so no
 
     {"op": "load", "nonce", "source", "file_name"}                 -> {"nonce", "ok", "functions" | "error", ...}
     {"op": "call", "nonce", "function", "shared", "each", "deadline_s"} -> one reply per entry of `each`, in order:
-        {"nonce", "index", "value" | "kind" + "message", "prints", "latency_s"}
+        {"nonce", "index", "value" | "kind" + "message", "prints", "latency_s", "left"}
 
+`left` tells what the call left running, in words: the worker is then replaced, and no further reply of the request comes.
 `shared` is JSON text decoded anew for every call: a function that changes its arguments changes only its own copy.
 """
 
@@ -24,7 +25,9 @@ import traceback
 import types
 from collections.abc import Awaitable
 from json import dumps, loads  # bound here: user code that replaces them in their modules does not reach us
-from time import perf_counter
+from os import WNOHANG, waitpid
+from sys import _current_frames as threads_by_id
+from time import perf_counter, sleep
 from typing import Any
 
 CHANNEL_LOST = 70
@@ -34,6 +37,8 @@ MAX_TEXT = 200
 MAX_MESSAGE = 4000
 # A worker whose trainer was killed ends itself this long after the deadline: the kernel's timer needs no GIL.
 SELF_DESTRUCT_GRACE_S = 5.0
+# A thread that was joined may take this long to be gone.
+THREAD_END_S = 0.05
 
 
 class Output(io.RawIOBase):
@@ -65,7 +70,10 @@ class Output(io.RawIOBase):
 
     def take(self) -> str:
         """The text of the call that just ended; the file is emptied for the next one."""
-        size = os.fstat(self.descriptor).st_size
+        try:
+            size = os.fstat(self.descriptor).st_size
+        except OSError:  # user code closed every descriptor: the channel too
+            os._exit(CHANNEL_LOST)
         total = size + self.dropped
         text = os.pread(self.descriptor, self.max_bytes, 0).decode("utf-8", "replace") if size else ""
         if size:
@@ -86,6 +94,7 @@ class Runner:
         self.stdout = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", write_through=True)
         self.module = types.ModuleType("rewards")
         self.loop: Any = None
+        self.num_threads = 1
 
     def serve(self) -> None:
         while True:
@@ -133,6 +142,7 @@ class Runner:
         sys.stdout = sys.stderr = self.stdout
         try:
             exec(compile(source, file_name, "exec", dont_inherit=True), self.module.__dict__)
+            self.num_threads = len(threads_by_id())  # those of the module body may stay
             return {"ok": True, "functions": describe(self.module, file_name)}
         except BaseException as error:  # noqa: BLE001  (whatever user code raises is an answer)
             return {"ok": False, **load_fault(error, file_name)}
@@ -151,8 +161,24 @@ class Runner:
             outcome = self.call(function, arguments)
             latency_s = perf_counter() - start
             signal.setitimer(signal.ITIMER_REAL, 0)
-            outcome |= {"nonce": request["nonce"], "index": index, "latency_s": latency_s}
+            outcome |= {"nonce": request["nonce"], "index": index, "latency_s": latency_s, "left": self.left()}
             self._reply({**outcome, "prints": self.output.take()})
+            if outcome["left"]:
+                break
+
+    def left(self) -> str:
+        """What the call left behind: threads of Python, and processes where we are told of them; "" for nothing."""
+        end = perf_counter() + THREAD_END_S
+        while (surplus := len(threads_by_id()) - self.num_threads) > 0:
+            if perf_counter() > end:
+                return f"{surplus} threads"
+            sleep(0.001)
+        try:
+            while waitpid(-1, WNOHANG) != (0, 0):
+                pass  # reaped one that had ended
+        except ChildProcessError:
+            return ""
+        return "processes"
 
     def call(self, function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -182,7 +208,11 @@ class Runner:
         async def wait() -> Any:
             return await awaitable
 
-        return self.loop.run_until_complete(wait())
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor() as threads:  # for asyncio.to_thread: they end with the call
+            self.loop.set_default_executor(threads)
+            return self.loop.run_until_complete(wait())
 
 
 def describe(module: types.ModuleType, file_name: str) -> list[dict[str, Any]]:
