@@ -196,7 +196,7 @@ def test_forged_frames_are_no_results(make_worker, target):
         import json, os
         def forge():
             for nonce in ["", None, "0" * 16]:
-                reply = json.dumps({{"nonce": nonce, "index": 0, "value": 999.0, "latency_s": 0.1}}).encode()
+                reply = json.dumps({{"nonce": nonce, "value": 999.0, "latency_s": 0.1}}).encode()
                 for descriptor in {target}:
                     try: os.write(descriptor, len(reply).to_bytes(4, "big") + reply)
                     except OSError: pass
@@ -211,9 +211,9 @@ def test_forged_frames_are_no_results(make_worker, target):
 
 
 TAMPERED = {
-    "latency": {"index": 0, "value": 1.0, "latency_s": "soon"},
-    "nan latency": {"index": 0, "value": 1.0, "latency_s": float("nan")},
-    "index": {"index": [], "value": 1.0, "latency_s": 0.1},
+    "latency": {"value": 1.0, "latency_s": "soon"},
+    "nan latency": {"value": 1.0, "latency_s": float("nan")},
+    "nonce": {"nonce": "0" * 16, "value": 1.0, "latency_s": 0.1},
     "nothing": {},
 }
 
@@ -228,9 +228,10 @@ def test_a_tampered_runner_cannot_confuse_us(make_worker, reply):
             __main__.Runner._reply = lambda self, honest: send(self, {"nonce": honest["nonce"], **json.loads(reply)})
         """
     )
-    result = worker.call("f", {"reply": json.dumps(reply)}, LONG_S)
-    assert (result.kind, result.value) == ("exited", None)
-    assert result.message.endswith("it broke its result channel")
+    honest, tampered = worker.call_each("f", {"reply": json.dumps(reply)}, [{}, {}], LONG_S)
+    assert (honest.kind, honest.value) == ("", None)
+    assert (tampered.kind, tampered.value) == ("exited", None)
+    assert tampered.message.endswith("it broke its result channel")
 
 
 @pytest.mark.parametrize("functions", ["3", "[3]", "[{'name': 'f'}]", "None"])

@@ -76,7 +76,7 @@ class Worker:
     ) -> list[CallResult]:
         """One call per entry of `each`, with its arguments and the shared ones; each call has the whole deadline.
 
-        All travel in one message. When a call ends the process, the rest is sent to a new one. Raises WorkerUnavailable
+        When a call ends the process, leaves something running or writes what is no reply, the rest runs in a new one. Raises WorkerUnavailable
         when there is none, SourceFault when the source loads no more, UnsendableArguments when they have no JSON form.
         """
         with self._use:
@@ -90,10 +90,10 @@ class Worker:
             process = self._ready()
             start = time.monotonic()
             try:
-                nonce = process.begin(function, shared, each[len(results) :], deadline_s)
-                for index in range(len(each) - len(results)):
+                process.prepare(function, shared, deadline_s)
+                while len(results) < len(each) and process.is_idle():
                     start = time.monotonic()
-                    results.append(process.next_result(nonce, index, deadline_s))
+                    results.append(process.call(each[len(results)]))
                     if results[-1].kind in RECYCLE_KINDS or process.left:
                         self._discard()
                         break

@@ -31,6 +31,7 @@ PASS_ON_S = 0.3
 """How long the end of the runner may take to reach the process that we started."""
 NAMESPACE_END_S = 5.0
 MAX_LAST_WORDS = 300
+READ_BYTES = 1 << 16
 FRAME_OVERHEAD_BYTES = 1_000_000
 """Room in a reply beside the value: prints, messages, escapes."""
 
@@ -103,6 +104,9 @@ class WorkerProcess:
         self.kill = weakref.finalize(self, _kill, remains)
         self.functions: tuple[FunctionFacts, ...] = ()
         """What `load` found."""
+        self._received = bytearray()
+        self._unsent = b""
+        self._deadline_s = 0.0
         self.left = ""
         """What the last call left running, in words; the process must then be replaced."""
 
@@ -151,7 +155,8 @@ class WorkerProcess:
         deadline = time.monotonic() + self.limits.load_s
         nonce = secrets.token_hex(8)
         try:
-            self._send({"op": "load", "nonce": nonce, "source": source, "file_name": file_name}, deadline)
+            request = {"op": "load", "nonce": nonce, "source": source, "file_name": file_name}
+            self._send(_frame(request), deadline)
             reply = self._receive(nonce, deadline)
             if reply.get("ok"):
                 self.functions = _facts(reply)
@@ -167,33 +172,30 @@ class WorkerProcess:
             _clean(reply.get("error")), line if isinstance(line, int) else None, _clean(reply.get("package"))
         )
 
-    def begin(
-        self, function: str, shared: Mapping[str, object], each: Sequence[Mapping[str, object]], deadline_s: float
-    ) -> str:
-        """Send one request for `len(each)` calls; the nonce to read their replies with."""
-        nonce = secrets.token_hex(8)
-        request = {
-            "op": "call",
-            "nonce": nonce,
-            "function": function,
-            "shared": _json_text(shared),
-            "each": each,
-            "deadline_s": deadline_s,
-        }
-        self._send(request, time.monotonic() + deadline_s)
-        return nonce
+    def prepare(self, function: str, shared: Mapping[str, object], deadline_s: float) -> None:
+        """Choose the function and the arguments that are the same in the calls that follow."""
+        request = {"op": "prepare", "function": function, "shared": _json_text(shared), "deadline_s": deadline_s}
+        self._deadline_s = deadline_s
+        self._unsent = _frame(request)
 
-    def next_result(self, nonce: str, index: int, deadline_s: float) -> CallResult:
-        """The next call's result; TimeoutError or WorkerGone when it will not come."""
-        reply = self._receive(nonce, time.monotonic() + deadline_s)
+    def call(self, own: Mapping[str, object]) -> CallResult:
+        """One call; TimeoutError or WorkerGone when its result will not come."""
+        deadline = time.monotonic() + self._deadline_s
+        nonce = secrets.token_hex(8)
+        request = _frame({"op": "call", "nonce": nonce, "own": own})
+        data, self._unsent = self._unsent + request, b""
+        self._send(data, deadline)
+        reply = self._receive(nonce, deadline)
         latency_s = reply.get("latency_s")
-        if reply.get("index") != index or not isinstance(latency_s, float) or not 0 <= latency_s < math.inf:
+        if not isinstance(latency_s, float) or not 0 <= latency_s < math.inf:
             raise WorkerGone(broken=True)
         kind, message, prints, self.left = (_clean(reply.get(key)) for key in ("kind", "message", "prints", "left"))
         return CallResult(None if kind else reply.get("value"), kind, message, prints, latency_s)
 
     def is_idle(self) -> bool:
         """False when the process ended, or wrote something, while nobody asked it anything."""
+        if self._received:
+            return False
         try:
             self._socket.settimeout(0.0)
             self._socket.recv(1, socket.MSG_PEEK)
@@ -232,11 +234,10 @@ class WorkerProcess:
         # How much it went on to print, only the dead process knew.
         return f"{text}[... cut: the limit was reached]" if len(data) == self.limits.max_print_bytes else text
 
-    def _send(self, request: Mapping[str, object], deadline: float) -> None:
-        data = _json_text(request).encode("ascii")
+    def _send(self, data: bytes, deadline: float) -> None:
         try:
             self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-            self._socket.sendall(len(data).to_bytes(4, "big") + data)
+            self._socket.sendall(data)
         except TimeoutError:
             raise
         except OSError:
@@ -255,13 +256,12 @@ class WorkerProcess:
         return reply
 
     def _read(self, size: int, deadline: float) -> bytes:
-        data = bytearray()
-        while len(data) < size:
+        while len(self._received) < size:
             left = deadline - time.monotonic()
             try:
                 # At the deadline, one look at what is there: the answer may have come while we were stopped.
                 self._socket.settimeout(max(left, 0.0))
-                part = self._socket.recv(min(size - len(data), 1 << 20))
+                part = self._socket.recv(READ_BYTES)
             except (TimeoutError, BlockingIOError):
                 if left <= 0:
                     raise TimeoutError from None
@@ -270,8 +270,10 @@ class WorkerProcess:
                 part = b""
             if not part:
                 raise WorkerGone
-            data += part
-        return bytes(data)
+            self._received += part
+        data = bytes(self._received[:size])
+        del self._received[:size]
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +363,11 @@ def _environment() -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": "1",
     }
+
+
+def _frame(request: Mapping[str, object]) -> bytes:
+    data = _json_text(request).encode("ascii")
+    return len(data).to_bytes(4, "big") + data
 
 
 def _json_text(value: object) -> str:

@@ -4,12 +4,13 @@ Started by `process.py` as `python -s -P -B runner.py FD LIMITS`. FD is one end 
 it travel frames: 4 bytes of length (big-endian), then that many bytes of ASCII JSON. User code never sees it as
 stdin, stdout or stderr, and every reply carries the nonce of its request, so nothing printed can pass as a reply.
 
-    {"op": "load", "nonce", "source", "file_name"}                 -> {"nonce", "ok", "functions" | "error", ...}
-    {"op": "call", "nonce", "function", "shared", "each", "deadline_s"} -> one reply per entry of `each`, in order:
-        {"nonce", "index", "value" | "kind" + "message", "prints", "latency_s", "left"}
+    {"op": "load", "nonce", "source", "file_name"}  -> {"nonce", "ok", "functions" | "error", ...}
+    {"op": "prepare", "function", "shared", "deadline_s"} -> nothing: it holds for the calls that follow
+    {"op": "call", "nonce", "own"} -> {"nonce", "value" | "kind" + "message", "prints", "latency_s", "left"}
 
-`left` tells what the call left running, in words: the worker is then replaced, and no further reply of the request comes.
-`shared` is JSON text decoded anew for every call: a function that changes its arguments changes only its own copy.
+`shared` is JSON text decoded anew for every call: a function that changes its arguments changes only its own copy. The
+next call comes after the reply to the last one: no call can know the nonce, or see the arguments, of a later one.
+`left` tells in words what the call left running; the worker is then replaced.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from typing import Any
 
 CHANNEL_LOST = 70
 """Exit code when there is no way to answer any more."""
+READ_BYTES = 1 << 16
 MAX_DEPTH = 20
 MAX_TEXT = 200
 MAX_MESSAGE = 4000
@@ -93,26 +95,32 @@ class Runner:
         stream: Any = self.output
         self.stdout = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", write_through=True)
         self.module = types.ModuleType("rewards")
+        self.function: Any = None
+        self.shared = "{}"
+        self.end_s = 0.0
+        self.received = bytearray()
         self.loop: Any = None
         self.num_threads = 1
 
     def serve(self) -> None:
         while True:
-            header = self._read(4)
-            request = loads(self._read(int.from_bytes(header, "big")))
+            request = loads(self._read(int.from_bytes(self._read(4), "big")))
             if request["op"] == "load":
                 self._reply({"nonce": request["nonce"], **self.load(request["source"], request["file_name"])})
+            elif request["op"] == "prepare":
+                self.prepare(request["function"], request["shared"], request["deadline_s"])
             else:
-                self.call_each(request)
+                self._reply({"nonce": request["nonce"], **self.call(request["own"])})
 
     def _read(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            part = os.read(self.channel, min(size - len(data), 1 << 20))
+        while len(self.received) < size:
+            part = os.read(self.channel, READ_BYTES)
             if not part:
                 self._end()  # the trainer was killed: nobody else will clean up
-            data += part
-        return bytes(data)
+            self.received += part
+        data = bytes(self.received[:size])
+        del self.received[:size]
+        return data
 
     def _end(self) -> None:
         import shutil
@@ -149,22 +157,22 @@ class Runner:
         finally:
             self.output.take()
 
-    def call_each(self, request: dict[str, Any]) -> None:
-        function = self.module
-        for part in request["function"].split("."):
-            function = getattr(function, part)
-        for index, own in enumerate(request["each"]):
-            arguments = {**loads(request["shared"]), **own}
-            sys.stdout = sys.stderr = self.stdout
-            signal.setitimer(signal.ITIMER_REAL, request["deadline_s"] + SELF_DESTRUCT_GRACE_S)
-            start = perf_counter()
-            outcome = self.call(function, arguments)
-            latency_s = perf_counter() - start
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            outcome |= {"nonce": request["nonce"], "index": index, "latency_s": latency_s, "left": self.left()}
-            self._reply({**outcome, "prints": self.output.take()})
-            if outcome["left"]:
-                break
+    def prepare(self, function: str, shared: str, deadline_s: float) -> None:
+        self.function = self.module
+        for part in function.split("."):
+            self.function = getattr(self.function, part)
+        self.shared = shared
+        self.end_s = deadline_s + SELF_DESTRUCT_GRACE_S
+
+    def call(self, own: dict[str, Any]) -> dict[str, Any]:
+        arguments = {**loads(self.shared), **own}
+        sys.stdout = sys.stderr = self.stdout
+        signal.setitimer(signal.ITIMER_REAL, self.end_s)
+        start = perf_counter()
+        outcome = self.outcome(arguments)
+        latency_s = perf_counter() - start
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return {**outcome, "latency_s": latency_s, "left": self.left(), "prints": self.output.take()}
 
     def left(self) -> str:
         """What the call left behind: threads of Python, and processes where we are told of them; "" for nothing."""
@@ -180,9 +188,9 @@ class Runner:
             return ""
         return "processes"
 
-    def call(self, function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    def outcome(self, arguments: dict[str, Any]) -> dict[str, Any]:
         try:
-            value = function(**arguments)
+            value = self.function(**arguments)
             if inspect.isawaitable(value):
                 value = self.wait_for(value)
             value = plain(value)

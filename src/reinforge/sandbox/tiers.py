@@ -166,7 +166,8 @@ def probe(tier: Tier) -> str:
         arguments = {"secret": str(secret), "port": listener.getsockname()[1], "process": os.getpid()}
         try:
             process.load(PROBE, "probe.py")
-            result = process.next_result(process.begin("attempts", arguments, [{}], PROBE_S), 0, PROBE_S)
+            process.prepare("attempts", arguments, PROBE_S)
+            result = process.call({})
         except SourceFault as fault:
             return fault.text
         except (WorkerGone, TimeoutError):
