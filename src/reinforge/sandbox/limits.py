@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reinforge.config import RewardFunctionsRuntimeConfig
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -30,6 +32,17 @@ class Limits:
     """For running the module body: imports of heavy packages take their time."""
     unsafe_no_sandbox: bool = False
     """The user's consent to run code without isolation where this machine offers none."""
+
+    @classmethod
+    def from_config(cls, runtime: RewardFunctionsRuntimeConfig) -> Limits:
+        """What a config sets, the rest as above."""
+        return cls(
+            max_print_bytes=runtime.max_print_bytes,
+            max_memory_bytes=int(runtime.max_memory_gb * 2**30),
+            max_cpus=runtime.max_cpus,
+            max_processes=runtime.max_processes,
+            unsafe_no_sandbox=runtime.unsafe_no_sandbox,
+        )
 
 
 __all__ = ["Limits"]

@@ -1,6 +1,6 @@
 """Which system calls user code may make: a seccomp filter as the BPF program the kernel takes.
 
-What the filter stops (EPERM unless said): sockets of every family (a pair of connected unix sockets is allowed, for
+What the filter stops (EPERM unless said): sockets of every family (a pair of connected stream sockets is allowed, for
 event loops), ptrace and reading other processes' memory, key rings, userfaultfd, BPF, io_uring, mounts, namespaces,
 System V and POSIX message queues and shared memory, memory files, limits, priorities and CPUs of other processes.
 `clone3`, and every call newer than the table below, answer ENOSYS, so that the C library takes the older way.
@@ -20,6 +20,9 @@ _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 _FORBIDDEN = {
     "socket": (41, 198),
+    "connect": (42, 203),
+    "bind": (49, 200),
+    "listen": (50, 201),
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -131,9 +134,9 @@ _NEW_NAMESPACE = 0x7E020080
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET and NEWTIME."""
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _F_SETOWN, _F_SETOWN_EX = 8, 15
-_AF_UNIX = 1
+_AF_UNIX, _SOCK_STREAM, _SOCK_TYPES = 1, 1, 0xF
 
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 """Offsets in struct seccomp_data; of an argument the lower half comes first on both machines."""
@@ -177,7 +180,7 @@ def filter_program(*, own_files_only: bool, own_group_only: bool, own_signals_on
     names = _FORBIDDEN | (_METADATA if own_files_only else {}) | (_ESCAPES if own_group_only else {})
     for numbers in (names | (_SIGNALS if own_signals_only else {})).values():
         program += _refuse(numbers[column])
-    program += _only_if(_SOCKETPAIR[column], 0, [_AF_UNIX])
+    program += _unless_stream_pair(_SOCKETPAIR[column])
     program += _only_if(_PRLIMIT[column], 0, [0])
     program += _unless(_IOCTL[column], 1, [_TIOCSTI, _TIOCLINUX])
     program += _unless_bits(_CLONE[column], 0, _NEW_NAMESPACE)
@@ -211,6 +214,18 @@ def _unless(number: int, index: int, values: list[int]) -> list[bytes]:
     refused = _ERRNO | errno.EPERM
     checks = [entry for value in values for entry in (_entry(_EQUAL, value, 0, 1), _entry(_RETURN, refused))]
     return _argument(number, index, checks, _ALLOW)
+
+
+def _unless_stream_pair(number: int) -> list[bytes]:
+    """Pairs of datagram sockets can send to any socket with a name."""
+    checks = [
+        _entry(_EQUAL, _AF_UNIX, 0, 4),
+        _entry(_LOAD, _ARGUMENTS + 8),
+        _entry(_AND, _SOCK_TYPES),
+        _entry(_EQUAL, _SOCK_STREAM, 0, 1),
+        _entry(_RETURN, _ALLOW),
+    ]
+    return _argument(number, 0, checks, _ERRNO | errno.EPERM)
 
 
 def _unless_bits(number: int, index: int, bits: int) -> list[bytes]:
