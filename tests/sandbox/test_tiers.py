@@ -48,9 +48,9 @@ def test_the_best_tier_that_holds_is_chosen_and_the_reasons_name_the_others():
     missing = [name for name in tiers.NAMES if isinstance(tiers.working(name), str)]
     assert choice.tier.name == next(name for name in tiers.NAMES if name not in missing)
     better = tiers.NAMES[: tiers.NAMES.index(choice.tier.name)]
-    assert [reason.partition(":")[0] for reason in choice.reasons if not reason.startswith("cgroup")][: len(better)] == [
-        *better
-    ]
+    assert [reason.partition(":")[0] for reason in choice.reasons if not reason.startswith("cgroup")][
+        : len(better)
+    ] == [*better]
     assert tiers.about()["tier"] == choice.tier.name
 
 
@@ -64,7 +64,9 @@ def test_a_tier_that_does_not_hold_is_found_out(monkeypatch):
 
 def test_a_tier_that_does_not_start_says_why(monkeypatch, tmp_path):
     broken = tmp_path / "bwrap"
-    broken.write_text('#!/bin/sh\n[ "$1" = --help ] && { echo --size; exit 0; }\necho "bwrap: no namespaces" >&2; exit 1\n')
+    broken.write_text(
+        '#!/bin/sh\n[ "$1" = --help ] && { echo --size; exit 0; }\necho "bwrap: no namespaces" >&2; exit 1\n'
+    )
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert isinstance(find_bubblewrap(), Bubblewrap)
@@ -103,7 +105,12 @@ def test_user_code_without_isolation_needs_consent(nothing_isolates):
         Worker("def f(): return 1", "user.py")
     assert caught.value.exit_code == 4
     assert "bwrap is not installed; landlock: Landlock is part of Linux" in caught.value.message
-    for fix in ("apt install bubblewrap", "--unsafe-no-sandbox", "unsafe_no_sandbox: true", str(consent.consent_path())):
+    for fix in (
+        "apt install bubblewrap",
+        "--unsafe-no-sandbox",
+        "unsafe_no_sandbox: true",
+        str(consent.consent_path()),
+    ):
         assert fix in caught.value.hint
     limits = Limits.from_config(RewardFunctionsRuntimeConfig(unsafe_no_sandbox=True))
     assert isinstance(tiers.tier_for("def f(): return 1", limits), Plain)

@@ -14,8 +14,8 @@ import time
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
 from processes import is_alive, new_marker, processes_with, wait_until
+
 from reinforge.sandbox.launch import RUNNER
 from reinforge.sandbox.plain import Plain
 from reinforge.sandbox.pool import Limits, Parameter, SourceFault, UnsendableArguments, Worker, WorkerUnavailable

@@ -6,8 +6,8 @@ Started as `python -I -S confine.py SPEC COMMAND...` by the isolating tiers. SPE
     keep_reading    keep CAP_DAC_READ_SEARCH as that user: Python lies where only root may look. Landlock limits it.
     own_namespace   enter a user namespace if the kernel lets us: the number of processes is then counted in there
     max_processes, max_files, max_cpus
-    read, write     paths that Landlock leaves open, or null for no Landlock; "{self}" is the folder of this process in /proc
-    life, folder    descriptor of a pipe that ends when the trainer does: everything then ends and the folder goes; or null
+    read, write     paths that Landlock leaves open, or null for no Landlock; "{self}" is our folder in /proc
+    life, folder    descriptor of a pipe that ends when the trainer does (everything then ends and the folder goes), or null
     seccomp         BPF program in base64, or ""
     self            the constant in it that stands for our process id
 
@@ -23,6 +23,7 @@ import os
 import resource
 import struct
 import sys
+from typing import Any
 
 PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 8, 22, 36, 38, 47
 CLONE_NEWUSER = 0x10000000
@@ -143,7 +144,7 @@ def end_with(life: int, folder: str) -> None:
     os.close(life)
 
 
-def confine(spec: dict) -> None:
+def confine(spec: dict[str, Any]) -> None:
     if spec["life"] is not None:
         end_with(spec["life"], spec["folder"])
     with open("/proc/self/oom_score_adj", "w") as file:

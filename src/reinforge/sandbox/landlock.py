@@ -14,8 +14,9 @@ What this tier stops, beside what the plain one does:
 What it does NOT stop: finding out whether a path exists, its size and times (Landlock lets `stat` through), and which
 process ids are in use; filling the disk that holds the temporary folder with many files; what the kernel tells anyone
 (CPU, memory size, version); attacks on the kernel through the calls that are left; timing and cache side channels.
-Before Linux 6.12 signals are stopped by seccomp, so that user code cannot signal its own children either. Without a writable cgroup
-memory is limited per process only. Calls of one function share a process.
+Before Linux 6.12 signals are stopped by seccomp, so that user code cannot signal its own children either. Without a
+writable cgroup memory is limited per process only. Calls of one function share a process: what one of them leaves in
+its globals reaches the next.
 """
 
 from __future__ import annotations

@@ -94,14 +94,10 @@ def own_user() -> int | None:
 def anybody_may_enter(path: str) -> bool:
     """Whether another user reaches a path: every folder on the way is open to all."""
     real = os.path.realpath(path)
-    return all(
-        os.stat(folder).st_mode & 0o001 for folder in itertools.chain([real], map(str, Path(real).parents))
-    )
+    return all(os.stat(folder).st_mode & 0o001 for folder in itertools.chain([real], map(str, Path(real).parents)))
 
 
-def confined(
-    runner: Sequence[str], limits: Limits, user: int | None, program: bytes, **changes: Any
-) -> list[str]:
+def confined(runner: Sequence[str], limits: Limits, user: int | None, program: bytes, **changes: Any) -> list[str]:
     """`runner`, started by confine.py."""
     spec: dict[str, Any] = {
         "uid": user,

@@ -76,8 +76,9 @@ class Worker:
     ) -> list[CallResult]:
         """One call per entry of `each`, with its arguments and the shared ones; each call has the whole deadline.
 
-        When a call ends the process, leaves something running or writes what is no reply, the rest runs in a new one. Raises WorkerUnavailable
-        when there is none, SourceFault when the source loads no more, UnsendableArguments when they have no JSON form.
+        When a call ends the process, leaves something running or writes what is no reply, the rest runs in a new one.
+        Raises WorkerUnavailable when there is none, SourceFault when the source loads no more, UnsendableArguments when
+        they have no JSON form.
         """
         with self._use:
             return self._call_each(function, shared, each, min(deadline_s, MAX_DEADLINE_S))

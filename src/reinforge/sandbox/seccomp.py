@@ -127,7 +127,14 @@ _ESCAPES = {"setsid": (112, 157), "setpgid": (109, 154)}
 _SIGNALS = {"tkill": (200, 130), "pidfd_send_signal": (424, 424), "rt_tgsigqueueinfo": (297, 240)}
 _SIGNALS_TO_SELF = {"kill": (62, 129), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138)}
 
-_CLONE, _CLONE3, _SOCKETPAIR, _PRLIMIT, _IOCTL, _FCNTL = (56, 220), (435, 435), (53, 199), (302, 261), (16, 29), (72, 25)
+_CLONE, _CLONE3, _SOCKETPAIR, _PRLIMIT, _IOCTL, _FCNTL = (
+    (56, 220),
+    (435, 435),
+    (53, 199),
+    (302, 261),
+    (16, 29),
+    (72, 25),
+)
 _FIRST_UNKNOWN = 463
 _X32 = 0x40000000
 _NEW_NAMESPACE = 0x7E020080

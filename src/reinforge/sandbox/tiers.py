@@ -38,7 +38,7 @@ VARIABLE = "REINFORGE_SANDBOX"
 NAMES = ("bubblewrap", "landlock", "plain")
 PROBE_S = 20.0
 
-PROBE = '''
+PROBE = """
 import os, socket
 
 def attempts(secret, port, process):
@@ -56,7 +56,7 @@ def attempts(secret, port, process):
     with open("own", "w") as file:
         file.write("in the worker's own folder")
     return [action.__name__ for action in (file_read, file_write, signals, tcp, udp) if worked(action)]
-'''
+"""
 
 
 @dataclass(frozen=True, slots=True)
