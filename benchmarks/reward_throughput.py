@@ -4,7 +4,8 @@
 
 One grader with as many workers as asked for judges groups of completions as a run does: rows and completions travel
 to the worker processes and scores come back, with the checks after each call. "start" is the time until a new worker
-has answered for the first time. Figures depend on what else the machine does: the load is printed with them.
+has answered for the first time; "fresh_process" gives every call a process of its own. Figures depend on what else the
+machine does: the load is printed with them.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ def function_of(form: str) -> RewardFunction:
     return RewardFunction("reward", "reward_v1", source, "trivial.py", "reward", form, facts)  # type: ignore[arg-type]
 
 
-def scores_per_second(form: str, workers: int, seconds: float, num_completions: int) -> float:
+def scores_per_second(form: str, workers: int, seconds: float, num_completions: int, *, fresh: bool = False) -> float:
     """Of one grader, with always enough groups queued that no worker waits for the next one."""
     example = Example(0, "What is 6 x 7? " * 8, {"answer": "42"})
     texts = tuple(f"<think>{'because ' * 20}</think> {i}" for i in range(num_completions))
     case = Case(example, example.prompt, texts, ((),) * num_completions)  # type: ignore[arg-type]
-    runtime = RewardFunctionsRuntimeConfig(workers=workers)
+    runtime = RewardFunctionsRuntimeConfig(workers=workers, fresh_process=fresh)
     grader = RewardFunctionGrader([function_of(form)], runtime)
     try:
         grader.grade_case(case).result()
@@ -92,6 +93,8 @@ def main() -> None:
         row: dict[str, object] = {"tier": name, "start_ms": round(start_ms())}
         for form in FORMS:
             row[form] = round(scores_per_second(form, options.workers, options.seconds, options.completions))
+        fresh = scores_per_second("predibase", options.workers, options.seconds, options.completions, fresh=True)
+        row["fresh_process"] = round(fresh)
         rows.append(row)
     machine = {
         "python": platform.python_version(),
@@ -105,13 +108,14 @@ def main() -> None:
         print()
         return
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"\n| {'tier':10} | {'start ms':>8} | {'predibase scores/s':>18} | {'trl scores/s':>12} |")
-    print(f"|{'-' * 12}|{'-' * 9}:|{'-' * 19}:|{'-' * 13}:|")
+    print("\n| tier | start ms | predibase scores/s | trl scores/s | predibase, fresh_process |")
+    print("|---|---:|---:|---:|---:|")
     for row in rows:
         if "missing" in row:
-            print(f"| {row['tier']:10} | missing: {row['missing']} |")
+            print(f"| {row['tier']} | missing: {row['missing']} |")
         else:
-            print(f"| {row['tier']:10} | {row['start_ms']:>8} | {row['predibase']:>18,} | {row['trl']:>12,} |")
+            figures = " | ".join(f"{row[key]:,}" for key in ("start_ms", *FORMS, "fresh_process"))
+            print(f"| {row['tier']} | {figures} |")
 
 
 if __name__ == "__main__":

@@ -285,6 +285,64 @@ def test_no_call_changes_the_score_of_another(make_worker, body):
     assert [result.value for result in results[1::2]] == [x for x in range(20) if x % 2]
 
 
+TAMPERERS = {
+    "the program": """
+        main = sys.modules["__main__"]
+        main.Runner.outcome = lambda self, arguments: {"value": 999.0}
+        main.Runner._reply = main.dumps = main.loads = main.plain = None
+    """,
+    "the function": "globals()['attack'] = lambda x: 999.0",
+    "globals": "calls.extend([999.0] * 9)",
+    "modules": "json.dumps = time.perf_counter = None; builtins.float = builtins.dict = lambda *a: 999.0",
+    "a thread": "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+    "a child": "subprocess.Popen(['sleep', '60'])",
+    "memory of the parent": """
+        try:
+            with open(f"/proc/{os.getppid()}/mem", "r+b", buffering=0) as memory: written.append(memory.fileno())
+        except OSError: written.clear()
+        assert not written
+    """,
+    "the end": "os._exit(0)",
+    "death of the parent": "os.kill(os.getppid(), signal.SIGKILL)",
+    "a raise": "raise SystemExit(0)",
+    "a forged frame": """
+        frame = b'{"value": 999.0, "dropped": 0}'
+        frame = len(frame).to_bytes(4, "big") + frame
+        for descriptor in range(3, 64):
+            try: os.write(descriptor, frame * 50)
+            except OSError: pass
+    """,
+}
+
+
+@pytest.mark.parametrize("body", TAMPERERS.values(), ids=TAMPERERS.keys())
+def test_in_a_process_of_its_own_a_call_reaches_no_other(make_worker, body):
+    """Whatever they do to their process, the calls between stay right."""
+    source = "import builtins, json, os, signal, subprocess, sys, threading, time\ncalls, written = [], []\n"
+    source += "def attack(x):\n    if x % 2: return x + len(calls)\n" + textwrap.indent(textwrap.dedent(body), "    ")
+    worker = make_worker(source + "\n    return 0.5\n", fresh_process=True)
+    results = worker.call_each("attack", {}, [{"x": x} for x in range(20)], LONG_S)
+    assert [result.value for result in results[1::2]] == [x for x in range(20) if x % 2]
+
+
+def test_a_fresh_process_answers_as_a_kept_one(make_worker):
+    source = """
+    import asyncio, os
+    def f(x):
+        print("x" * x)
+        if x == 3: os._exit(3)
+        if x == 4: return object
+        return [1.5, {"x": x}]
+    async def waits(): return await asyncio.to_thread(str, 1)
+    """
+    kept, fresh = (make_worker(source, max_print_bytes=6, fresh_process=own) for own in (False, True))
+    for x in (1, 3, 4, 9):
+        one, other = (worker.call("f", {"x": x}, LONG_S) for worker in (kept, fresh))
+        assert (one.value, one.kind, one.prints) == (other.value, other.kind, other.prints)
+        assert one.message.partition("exit code")[2] == other.message.partition("exit code")[2]
+    assert fresh.call("waits", {}, LONG_S).value == "1"
+
+
 def test_patched_modules_and_import_hooks_change_no_other_function(make_worker):
     patcher = make_worker(
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import stat
 import sys
 from pathlib import Path
@@ -48,9 +49,8 @@ def test_the_best_tier_that_holds_is_chosen_and_the_reasons_name_the_others():
     missing = [name for name in tiers.NAMES if isinstance(tiers.working(name), str)]
     assert choice.tier.name == next(name for name in tiers.NAMES if name not in missing)
     better = tiers.NAMES[: tiers.NAMES.index(choice.tier.name)]
-    assert [reason.partition(":")[0] for reason in choice.reasons if not reason.startswith("cgroup")][
-        : len(better)
-    ] == [*better]
+    named = [reason.partition(":")[0] for reason in choice.reasons]
+    assert [name for name in named if name != "cgroup"][: len(better)] == list(better)
     assert tiers.about()["tier"] == choice.tier.name
 
 
@@ -64,9 +64,8 @@ def test_a_tier_that_does_not_hold_is_found_out(monkeypatch):
 
 def test_a_tier_that_does_not_start_says_why(monkeypatch, tmp_path):
     broken = tmp_path / "bwrap"
-    broken.write_text(
-        '#!/bin/sh\n[ "$1" = --help ] && { echo --size; exit 0; }\necho "bwrap: no namespaces" >&2; exit 1\n'
-    )
+    script = '[ "$1" = --help ] && { echo --size; exit 0; }\necho "bwrap: no namespaces" >&2; exit 1\n'
+    broken.write_text("#!/bin/sh\n" + script)
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert isinstance(find_bubblewrap(), Bubblewrap)
@@ -105,13 +104,8 @@ def test_user_code_without_isolation_needs_consent(nothing_isolates):
         Worker("def f(): return 1", "user.py")
     assert caught.value.exit_code == 4
     assert "bwrap is not installed; landlock: Landlock is part of Linux" in caught.value.message
-    for fix in (
-        "apt install bubblewrap",
-        "--unsafe-no-sandbox",
-        "unsafe_no_sandbox: true",
-        str(consent.consent_path()),
-    ):
-        assert fix in caught.value.hint
+    fixes = ("apt install bubblewrap", "--unsafe-no-sandbox", "unsafe_no_sandbox: true", str(consent.consent_path()))
+    assert all(fix in caught.value.hint for fix in fixes)
     limits = Limits.from_config(RewardFunctionsRuntimeConfig(unsafe_no_sandbox=True))
     assert isinstance(tiers.tier_for("def f(): return 1", limits), Plain)
 
@@ -203,3 +197,12 @@ def test_root_gives_each_worker_a_user_of_its_own():
 @pytest.mark.skipif(os.geteuid() == 0, reason="root becomes another user")
 def test_anybody_else_stays_who_they_are():
     assert Landlock(7).user() is None
+
+
+def test_every_line_of_what_the_tiers_stop_names_an_attack_that_exists():
+    folder = Path(__file__).parent
+    page = (folder.parents[1] / "SECURITY.md").read_text(encoding="utf-8")
+    named = {word for line in page.splitlines() for word in re.findall(r"`(test_\w+)`", line)}
+    code = "".join(path.read_text(encoding="utf-8") for path in folder.glob("test_*.py"))
+    assert len(named) > 10
+    assert [name for name in named if f"def {name}(" not in code] == []

@@ -88,7 +88,7 @@ def _files(limits: Limits) -> list[str]:
         options += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     options += ["--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]
     options += ["--perms", "1777", "--size", str(limits.max_disk_bytes), "--tmpfs", "/tmp"]
-    return [*options, "--remount-ro", "/", "--chdir", "/tmp"]
+    return [*options, "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
 
 
 def find_bubblewrap() -> Bubblewrap | str:

@@ -24,20 +24,22 @@ class Cgroup:
     """The folders of one worker's cgroup: one in version 2, one per controller in version 1."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = tuple(folders)
-
-    def entering(self, command: Sequence[str]) -> list[str]:
-        """The command line that enters the cgroup first; nothing it starts can be outside."""
-        files = [str(folder / "cgroup.procs") for folder in self._folders]
-        script = 'n=$1; shift; while [ $n -gt 0 ]; do echo $$ > "$1" || exit 75; shift; n=$((n-1)); done; exec "$@"'
-        return ["/bin/sh", "-c", script, "sh", str(len(files)), *files, *command]
+        self.folders = tuple(folders)
 
     def remove(self) -> None:
         """Kill what is left in it and remove it."""
         end = time.monotonic() + REMOVE_S
-        for folder in self._folders:
+        for folder in self.folders:
             while not _removed(folder) and time.monotonic() < end:
                 time.sleep(0.005)
+
+
+def entering(cgroup: Cgroup | None, command: Sequence[str]) -> list[str]:
+    """The command line that enters the cgroup first: nothing that `command` starts can be outside. With or without
+    one, these processes are the first to go when the machine runs out of memory."""
+    files = [str(folder / "cgroup.procs") for folder in cgroup.folders] if cgroup else []
+    script = 'echo 1000 > /proc/self/oom_score_adj; n=$1; shift; while [ $n -gt 0 ]; do echo $$ > "$1" || exit 75; '
+    return ["/bin/sh", "-c", script + 'shift; n=$((n-1)); done; exec "$@"', "sh", str(len(files)), *files, *command]
 
 
 def _removed(folder: Path) -> bool:

@@ -7,7 +7,7 @@ Started as `python -I -S confine.py SPEC COMMAND...` by the isolating tiers. SPE
     own_namespace   enter a user namespace if the kernel lets us: the number of processes is then counted in there
     max_processes, max_files, max_cpus
     read, write     paths that Landlock leaves open, or null for no Landlock; "{self}" is our folder in /proc
-    life, folder    descriptor of a pipe that ends when the trainer does (everything then ends and the folder goes), or null
+    life, folder    descriptor of a pipe that ends with the trainer (all then ends and the folder goes), or null
     seccomp         BPF program in base64, or ""
     self            the constant in it that stands for our process id
 
@@ -147,8 +147,6 @@ def end_with(life: int, folder: str) -> None:
 def confine(spec: dict[str, Any]) -> None:
     if spec["life"] is not None:
         end_with(spec["life"], spec["folder"])
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # when memory runs out, this process goes first
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) > spec["max_cpus"]:
         first = os.getpid() % len(cpus)

@@ -30,6 +30,8 @@ class Limits:
     """Largest JSON text one call may return."""
     load_s: float = 60.0
     """For running the module body: imports of heavy packages take their time."""
+    fresh_process: bool = False
+    """Each call runs in a fork of the process that loaded the source, which itself never runs a call."""
     unsafe_no_sandbox: bool = False
     """The user's consent to run code without isolation where this machine offers none."""
 
@@ -41,6 +43,7 @@ class Limits:
             max_memory_bytes=int(runtime.max_memory_gb * 2**30),
             max_cpus=runtime.max_cpus,
             max_processes=runtime.max_processes,
+            fresh_process=runtime.fresh_process,
             unsafe_no_sandbox=runtime.unsafe_no_sandbox,
         )
 

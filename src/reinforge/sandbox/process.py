@@ -7,29 +7,28 @@ import json
 import math
 import os
 import secrets
-import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 import weakref
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from reinforge.roles import CallResult
-from reinforge.sandbox.cgroup import Cgroup, make_cgroup
+from reinforge.sandbox.cgroup import entering, make_cgroup
 from reinforge.sandbox.launch import RUNNER, Tier
 from reinforge.sandbox.limits import Limits
+from reinforge.sandbox.remains import Remains, first_process, kill, kill_all, make_pipe, start_process
 from reinforge.sandbox.runner import CHANNEL_LOST
 
 PASS_ON_S = 0.3
 """How long the end of the runner may take to reach the process that we started."""
-NAMESPACE_END_S = 5.0
 MAX_LAST_WORDS = 300
 READ_BYTES = 1 << 16
 FRAME_OVERHEAD_BYTES = 1_000_000
@@ -101,16 +100,17 @@ class WorkerProcess:
         except (OSError, RuntimeError) as error:  # RuntimeError: the interpreter is shutting down
             raise WorkerUnavailable(f"a worker process could not be started: {error}") from error
         self._remains = remains
-        self.kill = weakref.finalize(self, _kill, remains)
+        self.kill = weakref.finalize(self, kill, remains)
         self.functions: tuple[FunctionFacts, ...] = ()
         """What `load` found."""
         self._received = bytearray()
         self._unsent = b""
         self._deadline_s = 0.0
+        self._patience_s = 0.0
         self.left = ""
         """What the last call left running, in words; the process must then be replaced."""
 
-    def _start(self, tier: Tier, undo: contextlib.ExitStack) -> _Remains:
+    def _start(self, tier: Tier, undo: contextlib.ExitStack) -> Remains:
         """Start the process. `undo` closes and removes what was made if that fails half-way."""
         folder = tempfile.mkdtemp(prefix="reinforge-worker-")
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -126,15 +126,14 @@ class WorkerProcess:
             undo.callback(cgroup.remove)
         self._socket, theirs = socket.socketpair()
         undo.callback(self._socket.close)
-        ours, theirs_too = _pipe(undo, we_read=tier.has_namespace)
+        ours, theirs_too = make_pipe(undo, we_read=tier.has_namespace)
         with theirs:
-            limits = json.dumps(asdict(self.limits))
+            limits = json.dumps(asdict(self.limits) | {"guarded": tier.uses_pipe})
             channel = theirs.fileno()
             runner = [sys.executable, "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(channel), limits]
             command = tier.command(runner, folder, self.limits, user, theirs_too)
-            self._process = _starter.submit(
-                subprocess.Popen,
-                cgroup.entering(command) if cgroup is not None else command,
+            self._process = start_process(
+                entering(cgroup, command) if tier.uses_cgroup else command,
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
@@ -142,13 +141,13 @@ class WorkerProcess:
                 env=_environment(),
                 pass_fds=[channel, theirs_too] if tier.uses_pipe else [channel],
                 start_new_session=True,
-            ).result()
+            )
         os.close(theirs_too)
-        first = _first_process(ours) if tier.has_namespace else None
+        first = first_process(ours) if tier.has_namespace else None
         undo.pop_all()
         if tier.has_namespace:
             os.rmdir(folder)  # it has one of its own in there; nothing of it stays, however we end
-        return _Remains(self._process, first, ours, cgroup, self._socket, self._output, folder)
+        return Remains(self._process, first, ours, cgroup, self._socket, self._output, folder)
 
     def load(self, source: str, file_name: str) -> None:
         """Run the module body in the process. Raises SourceFault when it fails."""
@@ -197,8 +196,7 @@ class WorkerProcess:
         if self._received:
             return False
         try:
-            self._socket.settimeout(0.0)
-            self._socket.recv(1, socket.MSG_PEEK)
+            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
         except OSError:
@@ -207,7 +205,7 @@ class WorkerProcess:
 
     def end(self) -> None:
         """Kill the process group at once, from any thread; whoever uses the process then meets WorkerGone."""
-        _kill_all(self._remains)
+        kill_all(self._remains)
 
     def kill_and_tell(self, gone: WorkerGone) -> str:
         """Kill it; how the process had ended. Where bwrap stands between, its own end follows that of the runner."""
@@ -236,12 +234,22 @@ class WorkerProcess:
 
     def _send(self, data: bytes, deadline: float) -> None:
         try:
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            self._wait_at_most(deadline - time.monotonic())
             self._socket.sendall(data)
-        except TimeoutError:
-            raise
+        except BlockingIOError:
+            raise TimeoutError from None
         except OSError:
             raise WorkerGone from None
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Have the kernel end a wait. A socket timeout of Python would cost a call of `poll` before each other call;
+        this costs one only when the figure changes: it is rounded, which whoever waits makes up for."""
+        rounded = max(math.ceil(seconds * 50) / 50, 0.02)
+        if rounded != self._patience_s:
+            self._patience_s = rounded
+            value = struct.pack("@ll", int(rounded), round(rounded % 1 * 1e6))
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, value)
 
     def _receive(self, nonce: str, deadline: float) -> dict[str, Any]:
         size = int.from_bytes(self._read(4, deadline), "big")
@@ -260,9 +268,9 @@ class WorkerProcess:
             left = deadline - time.monotonic()
             try:
                 # At the deadline, one look at what is there: the answer may have come while we were stopped.
-                self._socket.settimeout(max(left, 0.0))
-                part = self._socket.recv(READ_BYTES)
-            except (TimeoutError, BlockingIOError):
+                self._wait_at_most(left)
+                part = self._socket.recv(READ_BYTES, socket.MSG_DONTWAIT if left <= 0 else 0)
+            except BlockingIOError:
                 if left <= 0:
                     raise TimeoutError from None
                 continue
@@ -274,84 +282,6 @@ class WorkerProcess:
         data = bytes(self._received[:size])
         del self._received[:size]
         return data
-
-
-@dataclass(frozen=True, slots=True)
-class _Remains:
-    """All that a worker process leaves to be ended, closed and removed."""
-
-    process: subprocess.Popen[bytes]
-    first: int | None
-    """Process descriptor of the first process of its namespace."""
-    pipe: int
-    """Our end: while it is open, the worker knows that we live."""
-    cgroup: Cgroup | None
-    channel: socket.socket
-    output: int
-    folder: str
-
-
-def _pipe(undo: contextlib.ExitStack, *, we_read: bool) -> tuple[int, int]:
-    """(our end, the worker's end)."""
-    reading, writing = os.pipe()
-    ours, theirs = (reading, writing) if we_read else (writing, reading)
-    undo.callback(os.close, ours)
-    return ours, theirs
-
-
-def _first_process(pipe: int) -> int | None:
-    """A descriptor of the process that bwrap reports: unlike its number it cannot come to mean another process."""
-    report = b""
-    while part := os.read(pipe, 4096):
-        report += part
-    try:
-        return os.pidfd_open(json.loads(report)["child-pid"])
-    except (ValueError, KeyError, ProcessLookupError):  # bwrap failed: what it said is in the output
-        return None
-
-
-def _kill(remains: _Remains) -> None:
-    """End all of it, reap it and remove its folder. The leader is reaped last, so that its process id cannot belong
-    to anybody else while the group is signalled."""
-    _kill_all(remains)
-    if remains.first is not None:
-        # It ends after all processes of its namespace; bwrap, which reaps it, ends only then.
-        select.select([remains.first], [], [], NAMESPACE_END_S)
-        _kill_group(remains.process)
-        os.close(remains.first)
-    remains.process.wait()
-    if remains.cgroup is not None:
-        remains.cgroup.remove()
-    remains.channel.close()
-    os.close(remains.pipe)
-    os.close(remains.output)
-    shutil.rmtree(remains.folder, ignore_errors=True)  # user code may have left files nobody can delete
-
-
-def _kill_all(remains: _Remains) -> None:
-    if remains.first is None:
-        _kill_group(remains.process)
-        return
-    with contextlib.suppress(OSError):  # it ended, or was closed
-        signal.pidfd_send_signal(remains.first, signal.SIGKILL)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # macOS, when only the dead leader is left in the group
-        process.kill()
-
-
-def _new_starter() -> None:
-    global _starter
-    _starter = ThreadPoolExecutor(1, thread_name_prefix="sandbox-start")
-
-
-_starter: ThreadPoolExecutor
-"""Starts every worker: bwrap ends with the thread that started it, so that thread must live as long as we do."""
-_new_starter()
-os.register_at_fork(after_in_child=_new_starter)
 
 
 def _environment() -> dict[str, str]:

@@ -34,10 +34,13 @@ from typing import Any
 CHANNEL_LOST = 70
 """Exit code when there is no way to answer any more."""
 READ_BYTES = 1 << 16
+MAX_FRAME_EXTRA = 1 << 16
+MAX_DROPPED = 1 << 60
 MAX_DEPTH = 20
 MAX_TEXT = 200
 MAX_MESSAGE = 4000
-# A worker whose trainer was killed ends itself this long after the deadline: the kernel's timer needs no GIL.
+# A worker that nobody guards ends itself this long after the deadline when its trainer was killed: the kernel's timer
+# needs no GIL.
 SELF_DESTRUCT_GRACE_S = 5.0
 # A thread that was joined may take this long to be gone.
 THREAD_END_S = 0.05
@@ -89,6 +92,8 @@ class Runner:
     def __init__(self, channel: int, limits: dict[str, int]) -> None:
         self.channel = channel
         self.max_result_bytes = limits["max_result_bytes"]
+        self.fresh_process = limits["fresh_process"]
+        self.guarded = limits["guarded"]
         self.process_id = os.getpid()
         self.folder = os.getcwd()
         self.output = Output(os.dup(1), limits["max_print_bytes"])
@@ -131,8 +136,7 @@ class Runner:
     def _reply(self, reply: dict[str, Any]) -> None:
         if os.getpid() != self.process_id:
             os._exit(0)  # a child that user code forked and let return: it has no voice here
-        data = dumps(reply).encode("ascii")
-        data = len(data).to_bytes(4, "big") + data
+        data = frame(reply)
         try:
             while data:
                 data = data[os.write(self.channel, data) :]
@@ -167,12 +171,39 @@ class Runner:
     def call(self, own: dict[str, Any]) -> dict[str, Any]:
         arguments = {**loads(self.shared), **own}
         sys.stdout = sys.stderr = self.stdout
-        signal.setitimer(signal.ITIMER_REAL, self.end_s)
+        if not self.guarded:
+            signal.setitimer(signal.ITIMER_REAL, self.end_s)
         start = perf_counter()
-        outcome = self.outcome(arguments)
+        outcome = self.outcome_of_child(arguments) if self.fresh_process else self.outcome(arguments)
         latency_s = perf_counter() - start
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if not self.guarded:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         return {**outcome, "latency_s": latency_s, "left": self.left(), "prints": self.output.take()}
+
+    def outcome_of_child(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The outcome in a fork that has no channel: what the call does there ends there."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(self.channel)
+            outcome = {**self.outcome(arguments), "dropped": self.output.dropped}
+            with open(writing, "wb") as pipe:
+                pipe.write(frame(outcome))
+            os._exit(0)
+        os.close(writing)
+        with open(reading, "rb") as pipe:  # its end may be held by what the call left: only the frame is waited for
+            size = int.from_bytes(pipe.read(4), "big")
+            data = pipe.read(size) if size <= self.max_result_bytes + MAX_FRAME_EXTRA else b""
+        _, status = waitpid(child, 0)
+        if status:
+            code = os.waitstatus_to_exitcode(status)
+            return {"kind": "exited", "message": f"the process of this call ended with exit code {code}"}
+        try:
+            told = loads(data)
+            self.output.dropped = min(int(told["dropped"]), MAX_DROPPED)
+            return {key: told[key] for key in ("value", "kind", "message") if key in told}
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return {"kind": "exited", "message": "the process of this call ended without a result"}
 
     def left(self) -> str:
         """What the call left behind: threads of Python, and processes where we are told of them; "" for nothing."""
@@ -221,6 +252,11 @@ class Runner:
         with ThreadPoolExecutor() as threads:  # for asyncio.to_thread: they end with the call
             self.loop.set_default_executor(threads)
             return self.loop.run_until_complete(wait())
+
+
+def frame(message: dict[str, Any]) -> bytes:
+    data = dumps(message).encode("ascii")
+    return len(data).to_bytes(4, "big") + data
 
 
 def describe(module: types.ModuleType, file_name: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import reinforge
 from reinforge.errors import SetupError
@@ -174,7 +174,9 @@ def probe(tier: Tier) -> str:
             return "a worker in it gave no answer"
     if result.kind:
         return f"a worker in it failed: {result.message}"
-    return f"it does not hold here: {', '.join(map(str, result.value))}" if result.value != [] else ""
+    if result.value != []:
+        return "it does not hold here: " + ", ".join(map(str, cast(list[object], result.value)))
+    return ""
 
 
 def _remarks(tier: Tier) -> list[str]:
