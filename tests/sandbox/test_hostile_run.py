@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pytest
 from processes import new_marker, processes_with, wait_until
 
