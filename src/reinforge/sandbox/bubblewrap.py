@@ -73,7 +73,12 @@ def _namespaces(user: int | None) -> list[str]:
 
 
 def _files(limits: Limits) -> list[str]:
-    options: list[str] = []
+    """First what is the worker's own, then the read-only paths: a Python environment may lie below /tmp."""
+    options = ["--proc", "/proc"]
+    for device in DEVICES:
+        options += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    options += ["--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]
+    options += ["--perms", "1777", "--size", str(limits.max_disk_bytes), "--tmpfs", "/tmp"]
     bound: list[str] = []
     for path in readable_paths():
         if os.path.islink(path) and os.path.isdir(path):
@@ -83,11 +88,6 @@ def _files(limits: Limits) -> list[str]:
                 options += ["--perms", "0755", "--dir", str(parent)]
             options += ["--ro-bind", path, path]
             bound.append(path)
-    options += ["--proc", "/proc"]
-    for device in DEVICES:
-        options += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    options += ["--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]
-    options += ["--perms", "1777", "--size", str(limits.max_disk_bytes), "--tmpfs", "/tmp"]
     return [*options, "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
 
 

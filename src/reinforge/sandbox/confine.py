@@ -7,6 +7,7 @@ Started as `python -I -S confine.py SPEC COMMAND...` by the isolating tiers. SPE
     own_namespace   enter a user namespace if the kernel lets us: the number of processes is then counted in there
     max_processes, max_files, max_cpus
     read, write     paths that Landlock leaves open, or null for no Landlock; "{self}" is our folder in /proc
+    list            folder whose names Landlock lets be listed: that of our package, or Python would not find it
     life, folder    descriptor of a pipe that ends with the trainer (all then ends and the folder goes), or null
     seccomp         BPF program in base64, or ""
     self            the constant in it that stands for our process id
@@ -85,7 +86,7 @@ def limit(kind: int, value: int) -> None:
     resource.setrlimit(kind, (value, value))
 
 
-def restrict_files(read: list[str], write: list[str]) -> None:
+def restrict_files(listed: str, read: list[str], write: list[str]) -> None:
     """Landlock: no file but these paths, no TCP, no signal or abstract socket to anybody outside."""
     version = check(libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1), "Landlock is missing")
     files = (1 << 13) - 1
@@ -98,6 +99,7 @@ def restrict_files(read: list[str], write: list[str]) -> None:
     attributes = struct.pack(f"={len(words)}Q", *words)
     size = ctypes.c_size_t(len(attributes))
     ruleset = check(libc.syscall(CREATE_RULESET, attributes, size, 0), "landlock_create_ruleset")
+    allow(ruleset, listed, READ_DIR)
     for path in read:
         allow(ruleset, path, (EXECUTE | READ_FILE | READ_DIR) & files)
     for path in write:
@@ -162,7 +164,7 @@ def confine(spec: dict[str, Any]) -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     if spec["read"] is not None:
         own = f"/proc/{os.getpid()}"
-        restrict_files([path.replace("{self}", own) for path in spec["read"]], spec["write"])
+        restrict_files(spec["list"], [path.replace("{self}", own) for path in spec["read"]], spec["write"])
     if spec["seccomp"]:
         restrict_calls(base64.b64decode(spec["seccomp"]), spec["self"])
 

@@ -106,6 +106,7 @@ def confined(runner: Sequence[str], limits: Limits, user: int | None, program: b
         "max_processes": limits.max_processes,
         "max_files": MAX_OPEN_FILES,
         "max_cpus": limits.max_cpus,
+        "list": str(PACKAGE.parent),
         "read": None,
         "write": [],
         "life": None,
