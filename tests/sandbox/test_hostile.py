@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from processes import new_marker, processes_with, wait_until
 
-from reinforge.sandbox import seccomp
+from reinforge.sandbox import process, seccomp
 from reinforge.sandbox.cgroup import make_cgroup
 from reinforge.sandbox.limits import Limits
 from reinforge.sandbox.pool import Worker
@@ -95,6 +95,12 @@ def test_bombs_and_daemons_end_with_the_call(make_worker, body):
     worker.call("attack", {"marker": marker}, 5.0)
     assert wait_until(lambda: not processes_with(marker), 1.0)
     assert worker.call("fine", {}, LONG_S).value == 1.0
+
+
+def test_daemons_end_with_the_call_where_no_cgroup_can_be_made(make_worker, monkeypatch):
+    monkeypatch.setattr(process, "make_cgroup", lambda limits: None)
+    test_bombs_and_daemons_end_with_the_call(make_worker, BOMBS["daemon"])
+    test_bombs_and_daemons_end_with_the_call(make_worker, BOMBS["doubling forks"])
 
 
 def test_the_number_of_processes_is_bounded(make_worker):
