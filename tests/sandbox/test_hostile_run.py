@@ -62,6 +62,7 @@ def test_a_run_of_attacks_ends_well(tiny_qwen2, tmp_path, monkeypatch, isolating
             "base_model": str(tiny_qwen2),
             "reward_fns": {
                 "functions": {name: f"{rewards}:{name}" for name in NAMES},
+                "max_error_rate": 1.0,
                 "runtime": {"timeout_s": 2.0},
             },
             "train_steps": 1,
