@@ -111,7 +111,8 @@ def test_reward_functions_that_fail_cannot_stop_a_run_and_are_counted(tiny_qwen2
     assert all(s.value is None for c in completions for s in scores[c.id] if s.state == "error")
 
 
-def test_a_deadline_hit_is_recorded_and_given_again(tiny_qwen2, tmp_path, rewards_file):
+def test_a_deadline_hit_is_recorded_and_given_again(tiny_qwen2, tmp_path, rewards_file, monkeypatch):
+    monkeypatch.setenv("REINFORGE_SANDBOX", "plain")  # only there it can leave a file for a later call
     config = make_config(tiny_qwen2, rewards_file, "slow_once", timeout_s=0.5, data={"heldout": 0})
     path = reinforge.train(config, ROWS, runs_dir=tmp_path, name="deadline")
     with Run.open(path) as run:

@@ -61,7 +61,7 @@ class OverlongParams(_Part):
 class RewardFunctionsRuntimeConfig(_Part):
     """How reward functions run."""
 
-    timeout_s: Positive = 10.0
+    timeout_s: Positive = 120.0
     """A call that takes longer is ended and scored as an error (the worker is replaced)."""
     workers: Annotated[int, Field(ge=1)] = 1
     """Worker processes per reward function."""
@@ -69,6 +69,17 @@ class RewardFunctionsRuntimeConfig(_Part):
     """Give Predibase-form functions native values instead of strings (S0-100)."""
     max_print_bytes: Annotated[int, Field(ge=0)] = 20_000
     """Kept of what a call prints; the rest is cut with a visible marker."""
+    max_memory_gb: Positive = 2.0
+    """Memory of a worker in GiB: of each process, and of all together where the machine can limit that."""
+    max_cpus: Annotated[int, Field(ge=1)] = 2
+    """CPUs a worker may use (on Linux)."""
+    max_processes: Annotated[int, Field(ge=1)] = 64
+    """Processes and threads a worker may have (on Linux)."""
+    fresh_process: bool = False
+    """Give every call a process of its own, forked from the one that loaded the file: nothing that a call does to
+    globals or to the interpreter reaches another. Costs about a millisecond per call."""
+    unsafe_no_sandbox: bool = False
+    """Run reward functions without isolation where this machine offers none. Only for code you trust."""
 
 
 class RewardFunctionSettings(_Part):

@@ -140,7 +140,8 @@ def fails(prompt, completion, example):
 
 
 @pytest.mark.parametrize("name", ["each", "batch"])
-def test_a_pure_function_is_asked_once_for_each_completion_of_a_row(make, tmp_path, name):
+def test_a_pure_function_is_asked_once_for_each_completion_of_a_row(make, tmp_path, name, monkeypatch):
+    monkeypatch.setenv("REINFORGE_SANDBOX", "plain")  # only there it can write the log
     log = tmp_path / "log"
     source = COUNTING.replace("LOG", repr(str(log)))
     pure = make(source, [name], settings={name: {"pure": True}})
@@ -159,7 +160,8 @@ def test_a_pure_function_is_asked_once_for_each_completion_of_a_row(make, tmp_pa
     assert prints == [f"{name} bb\n", f"{name} a\n", f"{name} ccc\n"] * 3  # as if each had been asked
 
 
-def test_failed_scores_are_not_kept(make, tmp_path):
+def test_failed_scores_are_not_kept(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("REINFORGE_SANDBOX", "plain")  # only there it can write the log
     log = tmp_path / "log"
     grader = make(COUNTING.replace("LOG", repr(str(log))), ["fails"], settings={"fails": {"pure": True}})
     for _ in range(2):

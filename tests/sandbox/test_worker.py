@@ -10,12 +10,14 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from processes import is_alive, new_marker, processes_with, wait_until
 
+from reinforge.sandbox.launch import RUNNER
+from reinforge.sandbox.plain import Plain
 from reinforge.sandbox.pool import Limits, Parameter, SourceFault, UnsendableArguments, Worker, WorkerUnavailable
 
 LONG_S = 30.0
@@ -25,30 +27,13 @@ LONG_S = 30.0
 def make_worker():
     workers = []
 
-    def make(source: str, **limits) -> Worker:
-        workers.append(Worker(textwrap.dedent(source), "user.py", Limits(**limits)))
+    def make(source: str, *, tier=None, **limits) -> Worker:
+        workers.append(Worker(textwrap.dedent(source), "user.py", Limits(**limits), tier))
         return workers[-1]
 
     yield make
     for worker in workers:
         worker.close()
-
-
-def is_alive(process_id: int) -> bool:
-    """Whether a process runs (a zombie that nobody has reaped yet does not)."""
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_until(condition, limit_s: float = 5.0) -> bool:
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +196,7 @@ def test_forged_frames_are_no_results(make_worker, target):
         import json, os
         def forge():
             for nonce in ["", None, "0" * 16]:
-                reply = json.dumps({{"nonce": nonce, "index": 0, "value": 999.0, "latency_s": 0.1}}).encode()
+                reply = json.dumps({{"nonce": nonce, "value": 999.0, "latency_s": 0.1}}).encode()
                 for descriptor in {target}:
                     try: os.write(descriptor, len(reply).to_bytes(4, "big") + reply)
                     except OSError: pass
@@ -226,9 +211,9 @@ def test_forged_frames_are_no_results(make_worker, target):
 
 
 TAMPERED = {
-    "latency": {"index": 0, "value": 1.0, "latency_s": "soon"},
-    "nan latency": {"index": 0, "value": 1.0, "latency_s": float("nan")},
-    "index": {"index": [], "value": 1.0, "latency_s": 0.1},
+    "latency": {"value": 1.0, "latency_s": "soon"},
+    "nan latency": {"value": 1.0, "latency_s": float("nan")},
+    "nonce": {"nonce": "0" * 16, "value": 1.0, "latency_s": 0.1},
     "nothing": {},
 }
 
@@ -243,9 +228,10 @@ def test_a_tampered_runner_cannot_confuse_us(make_worker, reply):
             __main__.Runner._reply = lambda self, honest: send(self, {"nonce": honest["nonce"], **json.loads(reply)})
         """
     )
-    result = worker.call("f", {"reply": json.dumps(reply)}, LONG_S)
-    assert (result.kind, result.value) == ("exited", None)
-    assert result.message.endswith("it broke its result channel")
+    honest, tampered = worker.call_each("f", {"reply": json.dumps(reply)}, [{}, {}], LONG_S)
+    assert (honest.kind, honest.value) == ("", None)
+    assert (tampered.kind, tampered.value) == ("exited", None)
+    assert tampered.message.endswith("it broke its result channel")
 
 
 @pytest.mark.parametrize("functions", ["3", "[3]", "[{'name': 'f'}]", "None"])
@@ -255,7 +241,7 @@ def test_a_module_body_cannot_confuse_us(make_worker, functions):
 
 
 def test_a_worker_that_died_between_calls_costs_no_result(make_worker):
-    worker = make_worker("import os\ndef f(): return os.getpid()")
+    worker = make_worker("import os\ndef f(): return os.getpid()", tier=Plain())
     first = worker.call("f", {}, LONG_S).value
     os.kill(first, 9)
     assert wait_until(lambda: not is_alive(first))
@@ -316,21 +302,27 @@ def test_nothing_of_ours_is_inside(make_worker, monkeypatch):
     assert (files, arguments) == ([], [""])
     assert worker.call("modules", {}, LONG_S).value == []
     assert worker.call("limits", {}, LONG_S).value == [0, 2 << 30, 64 << 20]
+    assert folder == "/tmp" or os.path.exists(folder)
     worker.close()
-    assert not os.path.exists(folder)
+    assert folder == "/tmp" or not os.path.exists(folder)
 
 
 def test_close_leaves_no_process(make_worker):
     worker = make_worker(
         """
-        import os, subprocess
-        def start(): return [os.getpid(), subprocess.Popen(["sleep", "60"]).pid]
+        import subprocess, time
+        def start(marker):
+            subprocess.Popen(["sleep", marker])
+            time.sleep(60)
         """
     )
-    processes = worker.call("start", {}, LONG_S).value
-    assert all(is_alive(p) for p in processes)
+    marker = new_marker()
+    thread = threading.Thread(target=worker.call, args=("start", {"marker": marker}, 1.0))
+    thread.start()
+    assert wait_until(lambda: processes_with(marker))
+    thread.join()
     worker.close()
-    assert wait_until(lambda: not any(is_alive(p) for p in processes), 1.0)
+    assert processes_with(marker) == []
     with pytest.raises(WorkerUnavailable):
         worker.call("start", {}, LONG_S)
 
@@ -339,13 +331,15 @@ def test_a_timeout_leaves_no_child(make_worker):
     worker = make_worker(
         """
         import subprocess, time
-        def hang():
-            print(subprocess.Popen(["sleep", "60"]).pid, flush=True)
+        def hang(marker):
+            subprocess.Popen(["sleep", marker])
+            print("started")
             time.sleep(60)
         """
     )
-    child = int(worker.call("hang", {}, 0.5).prints)
-    assert wait_until(lambda: not is_alive(child), 1.0)
+    marker = new_marker()
+    assert worker.call("hang", {"marker": marker}, 0.5).prints == "started\n"
+    assert wait_until(lambda: not processes_with(marker), 1.0)
 
 
 def test_close_from_another_thread_ends_a_call(make_worker):
@@ -433,33 +427,59 @@ def test_arguments_without_json_form_are_our_caller_s_fault(make_worker):
     assert worker.call("f", {"x": 1}, LONG_S).value == 1
 
 
+TRAINER = """
+import sys, threading, time
+from reinforge.sandbox.pool import Worker
+from reinforge.sandbox.tiers import working
+source = '''
+import subprocess, time
+def start(marker):
+    subprocess.Popen(["sleep", marker])
+    time.sleep(60)
+'''
+tier = working(sys.argv[1])
+idle, busy = Worker(source, "a.py", None, tier), Worker(source, "b.py", None, tier)
+idle.describe()
+busy.describe()
+threading.Thread(target=busy.call, args=("start", {"marker": sys.stdin.readline().strip()}, 2.0)).start()
+print("started", flush=True)
+time.sleep(60)
+"""
+
+
 @pytest.mark.slow
-def test_a_killed_trainer_leaves_no_worker(tmp_path):
-    script = tmp_path / "trainer.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import sys, threading, time
-            from reinforge.sandbox.pool import Worker
-            source = '''
-            import os, subprocess, time
-            def start(): return [os.getpid(), subprocess.Popen(["sleep", "60"]).pid, os.getcwd()]
-            def who(): return os.getpid()
-            def hang(): time.sleep(60)
-            '''.replace("\\n            ", "\\n")
-            idle, busy = Worker(source, "a.py"), Worker(source, "b.py")
-            child, busy_id = idle.call("start", {}, 30.0), busy.call("who", {}, 30.0).value
-            threading.Thread(target=busy.call, args=("hang", {}, 0.3)).start()
-            print(*child.value, busy_id, flush=True)
-            time.sleep(60)
-            """
-        )
-    )
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # the busy worker cannot remove its folder
-    command = [sys.executable, str(script)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
-        idle, child, folder, busy = trainer.stdout.readline().split()
+def test_a_killed_trainer_leaves_no_worker(tmp_path, isolating_tier):
+    marker = new_marker()
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", TRAINER, isolating_tier.name]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as trainer:
+        trainer.stdin.write(f"{marker}\n")
+        trainer.stdin.flush()
+        assert trainer.stdout.readline() == "started\n"
+        assert wait_until(lambda: processes_with(marker), 20.0)
         trainer.kill()
-    assert wait_until(lambda: not is_alive(int(idle)) and not is_alive(int(child)))
-    assert wait_until(lambda: not os.path.exists(folder))
-    assert wait_until(lambda: not is_alive(int(busy)), 8.0)
+    assert wait_until(lambda: not processes_with(marker), 1.0)
+    assert wait_until(lambda: list(tmp_path.glob("reinforge-worker-*")) == [])
+
+
+@pytest.mark.slow
+def test_a_killed_trainer_leaves_no_plain_worker(tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", TRAINER, "plain"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as trainer:
+        trainer.stdin.write("0.1\n")
+        trainer.stdin.flush()
+        assert trainer.stdout.readline() == "started\n"
+        folders = {str(folder) for folder in tmp_path.glob("reinforge-worker-*")}
+        runners = [process for process in processes_with(str(RUNNER)) if _folder_of(process) in folders]
+        assert len(runners) == 2
+        trainer.kill()
+    assert wait_until(lambda: not any(map(is_alive, runners)), 12.0)  # the busy one: 5 s after its deadline
+
+
+def _folder_of(process_id: int) -> str:
+    return os.readlink(f"/proc/{process_id}/cwd")

@@ -24,7 +24,7 @@ class FunctionWorkers:
     """The worker processes of one reward function, each with a thread that waits for it."""
 
     def __init__(self, function: RewardFunction, runtime: RewardFunctionsRuntimeConfig, *, pure: bool = False) -> None:
-        limits = Limits(max_print_bytes=runtime.max_print_bytes)
+        limits = Limits.from_config(runtime)
         self._cache = ScoreCache(by_token_ids=function.takes_token_ids) if pure else None
         self.function = function
         self._runtime = runtime
@@ -94,7 +94,7 @@ class RewardFunctionGrader:
     @classmethod
     def from_config(cls, config: RewardFunctionsConfig, base_dir: Path) -> RewardFunctionGrader:
         """Load and check the functions of a config (RewardError)."""
-        limits = Limits(max_print_bytes=config.runtime.max_print_bytes)
+        limits = Limits.from_config(config.runtime)
         functions = load_reward_functions(config.functions, config.weights, base_dir, limits)
         return cls(functions, config.runtime, config.settings)
 

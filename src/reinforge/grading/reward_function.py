@@ -195,8 +195,8 @@ def describe_source(source: str, file_name: str, limits: Limits | None = None) -
 def _load_hint(fault: SourceFault) -> str:
     if fault.package or "relative import" in fault.text:
         return (
-            f'Install the package "{fault.package}" in this environment; if it is a file of yours, copy what you need '
-            "of it: a reward function is one file."
+            f'Install the package "{fault.package}" in this environment (not with `pip install -e`: workers see '
+            "installed files only); if it is a file of yours, copy what you need of it: a reward function is one file."
         )
     return ""
 

@@ -1,15 +1,9 @@
-"""Warm workers that survive whatever the code in them does: the plain tier of the sandbox.
+"""Warm workers that survive whatever the code in them does.
 
-What this tier does: user code runs in its own process with an empty environment, an empty folder, no descriptor of
-ours, limits on memory, file size and core dumps, and a deadline after which its whole process group is killed.
-
-What this tier does NOT stop: code in a worker can read and write every file this user can, open network connections,
-see other processes and signal them, start processes that leave the process group (`setsid`) and outlive the worker,
-and start as many as the user's limit allows. It can change anything inside its own process, its own result included;
-so each function has processes of its own, and no function can change another's result. Run only code you trust here.
-
-When the trainer itself is killed, idle workers end at once with their group; a busy one ends 5 s after its deadline,
-but processes it has started, and its empty folder, stay.
+One worker is one process for one source: no two functions ever share one. What it may reach is up to the tier of the
+sandbox (tiers.py): bubblewrap.py, landlock.py and plain.py say what each stops and what it does not. In each tier a
+call that hangs is ended at its deadline with all it started, a call that leaves threads or processes behind gets the
+worker replaced, and whatever the code prints or writes, it cannot pass as the result of another function.
 """
 
 from __future__ import annotations
@@ -19,9 +13,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from reinforge.roles import CallResult
+from reinforge.sandbox.launch import Tier
+from reinforge.sandbox.limits import Limits
 from reinforge.sandbox.process import (
     FunctionFacts,
-    Limits,
     Parameter,
     SourceFault,
     UnsendableArguments,
@@ -29,6 +24,7 @@ from reinforge.sandbox.process import (
     WorkerProcess,
     WorkerUnavailable,
 )
+from reinforge.sandbox.tiers import tier_for
 
 RECYCLE_KINDS = {"out_of_memory"}
 """Results after which the process is replaced although it answered."""
@@ -53,10 +49,12 @@ class Worker:
         >>> worker.close()
     """
 
-    def __init__(self, source: str, file_name: str, limits: Limits | None = None) -> None:
+    def __init__(self, source: str, file_name: str, limits: Limits | None = None, tier: Tier | None = None) -> None:
+        """`tier` is the best one of this machine unless given. SetupError when that needs a consent nobody gave."""
         self._source = source
         self._file_name = file_name
         self._limits = limits or Limits()
+        self._tier = tier or tier_for(source, self._limits)
         self._process: WorkerProcess | None = None
         self._closed = False
         self._use = threading.Lock()
@@ -78,8 +76,9 @@ class Worker:
     ) -> list[CallResult]:
         """One call per entry of `each`, with its arguments and the shared ones; each call has the whole deadline.
 
-        All travel in one message. When a call ends the process, the rest is sent to a new one. Raises WorkerUnavailable
-        when there is none, SourceFault when the source loads no more, UnsendableArguments when they have no JSON form.
+        When a call ends the process, leaves something running or writes what is no reply, the rest runs in a new one.
+        Raises WorkerUnavailable when there is none, SourceFault when the source loads no more, UnsendableArguments when
+        they have no JSON form.
         """
         with self._use:
             return self._call_each(function, shared, each, min(deadline_s, MAX_DEADLINE_S))
@@ -92,11 +91,11 @@ class Worker:
             process = self._ready()
             start = time.monotonic()
             try:
-                nonce = process.begin(function, shared, each[len(results) :], deadline_s)
-                for index in range(len(each) - len(results)):
+                process.prepare(function, shared, deadline_s)
+                while len(results) < len(each) and process.is_idle():
                     start = time.monotonic()
-                    results.append(process.next_result(nonce, index, deadline_s))
-                    if results[-1].kind in RECYCLE_KINDS:
+                    results.append(process.call(each[len(results)]))
+                    if results[-1].kind in RECYCLE_KINDS or process.left:
                         self._discard()
                         break
             except TimeoutError:
@@ -107,7 +106,7 @@ class Worker:
                 if self._closed:
                     raise WorkerUnavailable("the worker was closed during a call") from None
                 prints, latency_s = process.unread_prints(), time.monotonic() - start
-                self._discard()
+                self._let_go()
                 text = f"the process ended during the call: {process.kill_and_tell(gone)}"
                 results.append(CallResult(None, "exited", text, prints, latency_s))
         return results
@@ -122,6 +121,9 @@ class Worker:
             self._discard()
 
     def _ready(self) -> WorkerProcess:
+        size, most = len(self._source.encode("utf-8", "surrogatepass")), self._limits.max_source_bytes
+        if size > most:
+            raise SourceFault(f"the file has {size:,} bytes, at most {most:,} are taken")
         with self._lock:
             if self._closed:
                 raise WorkerUnavailable("the worker is closed")
@@ -129,7 +131,7 @@ class Worker:
                 return self._process
             if self._process is not None:
                 self._process.kill()
-            process = self._process = WorkerProcess(self._limits)
+            process = self._process = WorkerProcess(self._limits, self._tier)
         try:
             process.load(self._source, self._file_name)
         except BaseException:
@@ -140,10 +142,14 @@ class Worker:
         return process
 
     def _discard(self) -> None:
-        with self._lock:
-            process, self._process = self._process, None
+        process = self._let_go()
         if process is not None:
             process.kill()
+
+    def _let_go(self) -> WorkerProcess | None:
+        with self._lock:
+            process, self._process = self._process, None
+        return process
 
 
 __all__ = ["FunctionFacts", "Limits", "Parameter", "SourceFault", "UnsendableArguments", "Worker", "WorkerUnavailable"]

@@ -1,4 +1,4 @@
-"""One worker process: started clean, spoken to over a private socket pair, killed as a group."""
+"""One worker process: started in a tier, spoken to over a private socket pair, killed with all it started."""
 
 from __future__ import annotations
 
@@ -10,38 +10,29 @@ import secrets
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from reinforge.roles import CallResult
+from reinforge.sandbox.cgroup import entering, make_cgroup
+from reinforge.sandbox.launch import RUNNER, Tier
+from reinforge.sandbox.limits import Limits
+from reinforge.sandbox.remains import Remains, first_process, kill, kill_all, make_pipe, start_process
 from reinforge.sandbox.runner import CHANNEL_LOST
 
-RUNNER = Path(__file__).with_name("runner.py")
+PASS_ON_S = 0.3
+"""How long the end of the runner may take to reach the process that we started."""
+MAX_LAST_WORDS = 300
+READ_BYTES = 1 << 16
 FRAME_OVERHEAD_BYTES = 1_000_000
 """Room in a reply beside the value: prints, messages, escapes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a worker process may use; `load_s` and the bytes bound what it can make us wait for and hold."""
-
-    max_memory_bytes: int = 2 << 30
-    """Address space of each process. Generous: NumPy alone reserves hundreds of megabytes."""
-    max_file_bytes: int = 64 << 20
-    """Largest file it can write."""
-    max_print_bytes: int = 20_000
-    """Kept of what one call prints."""
-    max_result_bytes: int = 1_000_000
-    """Largest JSON text one call may return."""
-    load_s: float = 60.0
-    """For running the module body: imports of heavy packages take their time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,48 +92,70 @@ class SourceFault(Exception):
 class WorkerProcess:
     """A started process. One thread at a time; after any exception it must be killed."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, tier: Tier) -> None:
         self.limits = limits
         try:
             with contextlib.ExitStack() as undo:
-                folder = self._start(undo)
-        except OSError as error:
+                remains = self._start(tier, undo)
+        except (OSError, RuntimeError) as error:  # RuntimeError: the interpreter is shutting down
             raise WorkerUnavailable(f"a worker process could not be started: {error}") from error
-        self.kill = weakref.finalize(self, _kill, self._process, self._socket, self._output, folder)
+        self._remains = remains
+        self.kill = weakref.finalize(self, kill, remains)
         self.functions: tuple[FunctionFacts, ...] = ()
         """What `load` found."""
+        self._received = bytearray()
+        self._unsent = b""
+        self._deadline_s = 0.0
+        self._patience_s = 0.0
+        self.left = ""
+        """What the last call left running, in words; the process must then be replaced."""
 
-    def _start(self, undo: contextlib.ExitStack) -> str:
-        """Start the process; its folder. `undo` closes and removes what was made if that fails half-way."""
+    def _start(self, tier: Tier, undo: contextlib.ExitStack) -> Remains:
+        """Start the process. `undo` closes and removes what was made if that fails half-way."""
         folder = tempfile.mkdtemp(prefix="reinforge-worker-")
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         output = os.path.join(folder, ".output")
         self._output = os.open(output, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         undo.callback(os.close, self._output)
         os.unlink(output)  # reachable through descriptors 1 and 2 only
+        user = tier.user()
+        if user is not None:
+            os.chown(folder, user, user)
+        cgroup = make_cgroup(self.limits) if tier.uses_cgroup else None
+        if cgroup is not None:
+            undo.callback(cgroup.remove)
         self._socket, theirs = socket.socketpair()
         undo.callback(self._socket.close)
+        ours, theirs_too = make_pipe(undo, we_read=tier.has_namespace)
         with theirs:
-            limits = json.dumps(asdict(self.limits))
-            self._process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(theirs.fileno()), limits],
+            limits = json.dumps(asdict(self.limits) | {"guarded": tier.uses_pipe})
+            channel = theirs.fileno()
+            runner = [sys.executable, "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(channel), limits]
+            command = tier.command(runner, folder, self.limits, user, theirs_too)
+            self._process = start_process(
+                entering(cgroup, command) if tier.uses_cgroup else command,
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
                 cwd=folder,
                 env=_environment(),
-                pass_fds=[theirs.fileno()],
+                pass_fds=[channel, theirs_too] if tier.uses_pipe else [channel],
                 start_new_session=True,
             )
+        os.close(theirs_too)
+        first = first_process(ours) if tier.has_namespace else None
         undo.pop_all()
-        return folder
+        if tier.has_namespace:
+            os.rmdir(folder)  # it has one of its own in there; nothing of it stays, however we end
+        return Remains(self._process, first, ours, cgroup, self._socket, self._output, folder)
 
     def load(self, source: str, file_name: str) -> None:
         """Run the module body in the process. Raises SourceFault when it fails."""
         deadline = time.monotonic() + self.limits.load_s
         nonce = secrets.token_hex(8)
         try:
-            self._send({"op": "load", "nonce": nonce, "source": source, "file_name": file_name}, deadline)
+            request = {"op": "load", "nonce": nonce, "source": source, "file_name": file_name}
+            self._send(_frame(request), deadline)
             reply = self._receive(nonce, deadline)
             if reply.get("ok"):
                 self.functions = _facts(reply)
@@ -150,42 +163,40 @@ class WorkerProcess:
         except TimeoutError:
             raise SourceFault(f"the file did not finish loading within {self.limits.load_s:g} s") from None
         except WorkerGone as gone:
-            raise SourceFault(f"the process ended while the file was loading: {self.kill_and_tell(gone)}") from None
+            said = self.unread_prints().strip().rpartition("\n")[2][:MAX_LAST_WORDS]
+            text = f"the process ended while the file was loading: {self.kill_and_tell(gone)}"
+            raise SourceFault(f"{text} ({_clean(said)})" if said else text) from None
         line = reply.get("line")
         raise SourceFault(
             _clean(reply.get("error")), line if isinstance(line, int) else None, _clean(reply.get("package"))
         )
 
-    def begin(
-        self, function: str, shared: Mapping[str, object], each: Sequence[Mapping[str, object]], deadline_s: float
-    ) -> str:
-        """Send one request for `len(each)` calls; the nonce to read their replies with."""
-        nonce = secrets.token_hex(8)
-        request = {
-            "op": "call",
-            "nonce": nonce,
-            "function": function,
-            "shared": _json_text(shared),
-            "each": each,
-            "deadline_s": deadline_s,
-        }
-        self._send(request, time.monotonic() + deadline_s)
-        return nonce
+    def prepare(self, function: str, shared: Mapping[str, object], deadline_s: float) -> None:
+        """Choose the function and the arguments that are the same in the calls that follow."""
+        request = {"op": "prepare", "function": function, "shared": _json_text(shared), "deadline_s": deadline_s}
+        self._deadline_s = deadline_s
+        self._unsent = _frame(request)
 
-    def next_result(self, nonce: str, index: int, deadline_s: float) -> CallResult:
-        """The next call's result; TimeoutError or WorkerGone when it will not come."""
-        reply = self._receive(nonce, time.monotonic() + deadline_s)
+    def call(self, own: Mapping[str, object]) -> CallResult:
+        """One call; TimeoutError or WorkerGone when its result will not come."""
+        deadline = time.monotonic() + self._deadline_s
+        nonce = secrets.token_hex(8)
+        request = _frame({"op": "call", "nonce": nonce, "own": own})
+        data, self._unsent = self._unsent + request, b""
+        self._send(data, deadline)
+        reply = self._receive(nonce, deadline)
         latency_s = reply.get("latency_s")
-        if reply.get("index") != index or not isinstance(latency_s, float) or not 0 <= latency_s < math.inf:
+        if not isinstance(latency_s, float) or not 0 <= latency_s < math.inf:
             raise WorkerGone(broken=True)
-        kind, message, prints = (_clean(reply.get(key)) for key in ("kind", "message", "prints"))
+        kind, message, prints, self.left = (_clean(reply.get(key)) for key in ("kind", "message", "prints", "left"))
         return CallResult(None if kind else reply.get("value"), kind, message, prints, latency_s)
 
     def is_idle(self) -> bool:
         """False when the process ended, or wrote something, while nobody asked it anything."""
+        if self._received:
+            return False
         try:
-            self._socket.settimeout(0.0)
-            self._socket.recv(1, socket.MSG_PEEK)
+            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
         except OSError:
@@ -194,17 +205,21 @@ class WorkerProcess:
 
     def end(self) -> None:
         """Kill the process group at once, from any thread; whoever uses the process then meets WorkerGone."""
-        _kill_group(self._process)
+        kill_all(self._remains)
 
     def kill_and_tell(self, gone: WorkerGone) -> str:
-        """Kill the group; how the process had ended. Its exit code is set before its descriptors close, so a kill
-        after the channel broke cannot change it."""
+        """Kill it; how the process had ended. Where bwrap stands between, its own end follows that of the runner."""
+        if not gone.broken:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(PASS_ON_S)
         self.kill()
         code = self._process.returncode
         if gone.broken:
             return "it broke its result channel"
         if code == CHANNEL_LOST:
             return "it closed its result channel"
+        if self._remains.first is not None and code > 128:
+            code = 128 - code  # as bwrap passes a signal on
         if code == -signal.SIGKILL:
             return "killed by SIGKILL, or it closed its result channel"
         names = {number.value: number.name for number in signal.Signals}  # real-time signals have no names
@@ -217,15 +232,24 @@ class WorkerProcess:
         # How much it went on to print, only the dead process knew.
         return f"{text}[... cut: the limit was reached]" if len(data) == self.limits.max_print_bytes else text
 
-    def _send(self, request: Mapping[str, object], deadline: float) -> None:
-        data = _json_text(request).encode("ascii")
+    def _send(self, data: bytes, deadline: float) -> None:
         try:
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-            self._socket.sendall(len(data).to_bytes(4, "big") + data)
-        except TimeoutError:
-            raise
+            self._wait_at_most(deadline - time.monotonic())
+            self._socket.sendall(data)
+        except BlockingIOError:
+            raise TimeoutError from None
         except OSError:
             raise WorkerGone from None
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Have the kernel end a wait. A socket timeout of Python would cost a call of `poll` before each other call;
+        this costs one only when the figure changes: it is rounded, which whoever waits makes up for."""
+        rounded = max(math.ceil(seconds * 50) / 50, 0.02)
+        if rounded != self._patience_s:
+            self._patience_s = rounded
+            value = struct.pack("@ll", int(rounded), round(rounded % 1 * 1e6))
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, value)
 
     def _receive(self, nonce: str, deadline: float) -> dict[str, Any]:
         size = int.from_bytes(self._read(4, deadline), "big")
@@ -240,14 +264,13 @@ class WorkerProcess:
         return reply
 
     def _read(self, size: int, deadline: float) -> bytes:
-        data = bytearray()
-        while len(data) < size:
+        while len(self._received) < size:
             left = deadline - time.monotonic()
             try:
                 # At the deadline, one look at what is there: the answer may have come while we were stopped.
-                self._socket.settimeout(max(left, 0.0))
-                part = self._socket.recv(min(size - len(data), 1 << 20))
-            except (TimeoutError, BlockingIOError):
+                self._wait_at_most(left)
+                part = self._socket.recv(READ_BYTES, socket.MSG_DONTWAIT if left <= 0 else 0)
+            except BlockingIOError:
                 if left <= 0:
                     raise TimeoutError from None
                 continue
@@ -255,25 +278,10 @@ class WorkerProcess:
                 part = b""
             if not part:
                 raise WorkerGone
-            data += part
-        return bytes(data)
-
-
-def _kill(process: subprocess.Popen[bytes], channel: socket.socket, output: int, folder: str) -> None:
-    """End the whole process group, reap it and remove its folder. The leader is reaped last, so that its process id
-    cannot belong to anybody else while the group is signalled."""
-    _kill_group(process)
-    process.wait()
-    channel.close()
-    os.close(output)
-    shutil.rmtree(folder, ignore_errors=True)  # user code may have left files nobody can delete; nothing needs them
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # macOS, when only the dead leader is left in the group
-        process.kill()
+            self._received += part
+        data = bytes(self._received[:size])
+        del self._received[:size]
+        return data
 
 
 def _environment() -> dict[str, str]:
@@ -285,6 +293,11 @@ def _environment() -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": "1",
     }
+
+
+def _frame(request: Mapping[str, object]) -> bytes:
+    data = _json_text(request).encode("ascii")
+    return len(data).to_bytes(4, "big") + data
 
 
 def _json_text(value: object) -> str:

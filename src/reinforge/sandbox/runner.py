@@ -4,11 +4,13 @@ Started by `process.py` as `python -s -P -B runner.py FD LIMITS`. FD is one end 
 it travel frames: 4 bytes of length (big-endian), then that many bytes of ASCII JSON. User code never sees it as
 stdin, stdout or stderr, and every reply carries the nonce of its request, so nothing printed can pass as a reply.
 
-    {"op": "load", "nonce", "source", "file_name"}                 -> {"nonce", "ok", "functions" | "error", ...}
-    {"op": "call", "nonce", "function", "shared", "each", "deadline_s"} -> one reply per entry of `each`, in order:
-        {"nonce", "index", "value" | "kind" + "message", "prints", "latency_s"}
+    {"op": "load", "nonce", "source", "file_name"}  -> {"nonce", "ok", "functions" | "error", ...}
+    {"op": "prepare", "function", "shared", "deadline_s"} -> nothing: it holds for the calls that follow
+    {"op": "call", "nonce", "own"} -> {"nonce", "value" | "kind" + "message", "prints", "latency_s", "left"}
 
-`shared` is JSON text decoded anew for every call: a function that changes its arguments changes only its own copy.
+`shared` is JSON text decoded anew for every call: a function that changes its arguments changes only its own copy. The
+next call comes after the reply to the last one: no call can know the nonce, or see the arguments, of a later one.
+`left` tells in words what the call left running; the worker is then replaced.
 """
 
 from __future__ import annotations
@@ -24,16 +26,24 @@ import traceback
 import types
 from collections.abc import Awaitable
 from json import dumps, loads  # bound here: user code that replaces them in their modules does not reach us
-from time import perf_counter
+from os import WNOHANG, waitpid
+from sys import _current_frames as threads_by_id
+from time import perf_counter, sleep
 from typing import Any
 
 CHANNEL_LOST = 70
 """Exit code when there is no way to answer any more."""
+READ_BYTES = 1 << 16
+MAX_FRAME_EXTRA = 1 << 16
+MAX_DROPPED = 1 << 60
 MAX_DEPTH = 20
 MAX_TEXT = 200
 MAX_MESSAGE = 4000
-# A worker whose trainer was killed ends itself this long after the deadline: the kernel's timer needs no GIL.
+# A worker that nobody guards ends itself this long after the deadline when its trainer was killed: the kernel's timer
+# needs no GIL.
 SELF_DESTRUCT_GRACE_S = 5.0
+# A thread that was joined may take this long to be gone.
+THREAD_END_S = 0.05
 
 
 class Output(io.RawIOBase):
@@ -65,7 +75,10 @@ class Output(io.RawIOBase):
 
     def take(self) -> str:
         """The text of the call that just ended; the file is emptied for the next one."""
-        size = os.fstat(self.descriptor).st_size
+        try:
+            size = os.fstat(self.descriptor).st_size
+        except OSError:  # user code closed every descriptor: the channel too
+            os._exit(CHANNEL_LOST)
         total = size + self.dropped
         text = os.pread(self.descriptor, self.max_bytes, 0).decode("utf-8", "replace") if size else ""
         if size:
@@ -79,31 +92,40 @@ class Runner:
     def __init__(self, channel: int, limits: dict[str, int]) -> None:
         self.channel = channel
         self.max_result_bytes = limits["max_result_bytes"]
+        self.fresh_process = limits["fresh_process"]
+        self.guarded = limits["guarded"]
         self.process_id = os.getpid()
         self.folder = os.getcwd()
         self.output = Output(os.dup(1), limits["max_print_bytes"])
         stream: Any = self.output
         self.stdout = io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", write_through=True)
         self.module = types.ModuleType("rewards")
+        self.function: Any = None
+        self.shared = "{}"
+        self.end_s = 0.0
+        self.received = bytearray()
         self.loop: Any = None
+        self.num_threads = 1
 
     def serve(self) -> None:
         while True:
-            header = self._read(4)
-            request = loads(self._read(int.from_bytes(header, "big")))
+            request = loads(self._read(int.from_bytes(self._read(4), "big")))
             if request["op"] == "load":
                 self._reply({"nonce": request["nonce"], **self.load(request["source"], request["file_name"])})
+            elif request["op"] == "prepare":
+                self.prepare(request["function"], request["shared"], request["deadline_s"])
             else:
-                self.call_each(request)
+                self._reply({"nonce": request["nonce"], **self.call(request["own"])})
 
     def _read(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            part = os.read(self.channel, min(size - len(data), 1 << 20))
+        while len(self.received) < size:
+            part = os.read(self.channel, READ_BYTES)
             if not part:
                 self._end()  # the trainer was killed: nobody else will clean up
-            data += part
-        return bytes(data)
+            self.received += part
+        data = bytes(self.received[:size])
+        del self.received[:size]
+        return data
 
     def _end(self) -> None:
         import shutil
@@ -114,8 +136,7 @@ class Runner:
     def _reply(self, reply: dict[str, Any]) -> None:
         if os.getpid() != self.process_id:
             os._exit(0)  # a child that user code forked and let return: it has no voice here
-        data = dumps(reply).encode("ascii")
-        data = len(data).to_bytes(4, "big") + data
+        data = frame(reply)
         try:
             while data:
                 data = data[os.write(self.channel, data) :]
@@ -133,30 +154,74 @@ class Runner:
         sys.stdout = sys.stderr = self.stdout
         try:
             exec(compile(source, file_name, "exec", dont_inherit=True), self.module.__dict__)
+            self.num_threads = len(threads_by_id())  # those of the module body may stay
             return {"ok": True, "functions": describe(self.module, file_name)}
         except BaseException as error:  # noqa: BLE001  (whatever user code raises is an answer)
             return {"ok": False, **load_fault(error, file_name)}
         finally:
             self.output.take()
 
-    def call_each(self, request: dict[str, Any]) -> None:
-        function = self.module
-        for part in request["function"].split("."):
-            function = getattr(function, part)
-        for index, own in enumerate(request["each"]):
-            arguments = {**loads(request["shared"]), **own}
-            sys.stdout = sys.stderr = self.stdout
-            signal.setitimer(signal.ITIMER_REAL, request["deadline_s"] + SELF_DESTRUCT_GRACE_S)
-            start = perf_counter()
-            outcome = self.call(function, arguments)
-            latency_s = perf_counter() - start
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            outcome |= {"nonce": request["nonce"], "index": index, "latency_s": latency_s}
-            self._reply({**outcome, "prints": self.output.take()})
+    def prepare(self, function: str, shared: str, deadline_s: float) -> None:
+        self.function = self.module
+        for part in function.split("."):
+            self.function = getattr(self.function, part)
+        self.shared = shared
+        self.end_s = deadline_s + SELF_DESTRUCT_GRACE_S
 
-    def call(self, function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    def call(self, own: dict[str, Any]) -> dict[str, Any]:
+        arguments = {**loads(self.shared), **own}
+        sys.stdout = sys.stderr = self.stdout
+        if not self.guarded:
+            signal.setitimer(signal.ITIMER_REAL, self.end_s)
+        start = perf_counter()
+        outcome = self.outcome_of_child(arguments) if self.fresh_process else self.outcome(arguments)
+        latency_s = perf_counter() - start
+        if not self.guarded:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return {**outcome, "latency_s": latency_s, "left": self.left(), "prints": self.output.take()}
+
+    def outcome_of_child(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The outcome in a fork that has no channel: what the call does there ends there."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(self.channel)
+            outcome = {**self.outcome(arguments), "dropped": self.output.dropped}
+            with open(writing, "wb") as pipe:
+                pipe.write(frame(outcome))
+            os._exit(0)
+        os.close(writing)
+        with open(reading, "rb") as pipe:  # its end may be held by what the call left: only the frame is waited for
+            size = int.from_bytes(pipe.read(4), "big")
+            data = pipe.read(size) if size <= self.max_result_bytes + MAX_FRAME_EXTRA else b""
+        _, status = waitpid(child, 0)
+        if status:
+            code = os.waitstatus_to_exitcode(status)
+            return {"kind": "exited", "message": f"the process of this call ended with exit code {code}"}
         try:
-            value = function(**arguments)
+            told = loads(data)
+            self.output.dropped = min(int(told["dropped"]), MAX_DROPPED)
+            return {key: told[key] for key in ("value", "kind", "message") if key in told}
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return {"kind": "exited", "message": "the process of this call ended without a result"}
+
+    def left(self) -> str:
+        """What the call left behind: threads of Python, and processes where we are told of them; "" for nothing."""
+        end = perf_counter() + THREAD_END_S
+        while (surplus := len(threads_by_id()) - self.num_threads) > 0:
+            if perf_counter() > end:
+                return f"{surplus} threads"
+            sleep(0.001)
+        try:
+            while waitpid(-1, WNOHANG) != (0, 0):
+                pass  # reaped one that had ended
+        except ChildProcessError:
+            return ""
+        return "processes"
+
+    def outcome(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        try:
+            value = self.function(**arguments)
             if inspect.isawaitable(value):
                 value = self.wait_for(value)
             value = plain(value)
@@ -182,7 +247,16 @@ class Runner:
         async def wait() -> Any:
             return await awaitable
 
-        return self.loop.run_until_complete(wait())
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor() as threads:  # for asyncio.to_thread: they end with the call
+            self.loop.set_default_executor(threads)
+            return self.loop.run_until_complete(wait())
+
+
+def frame(message: dict[str, Any]) -> bytes:
+    data = dumps(message).encode("ascii")
+    return len(data).to_bytes(4, "big") + data
 
 
 def describe(module: types.ModuleType, file_name: str) -> list[dict[str, Any]]:

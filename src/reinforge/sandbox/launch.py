@@ -1,0 +1,117 @@
+"""What the isolating tiers share: what a worker may read, which user it becomes, how it is confined."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from reinforge.sandbox import seccomp
+from reinforge.sandbox.limits import Limits
+
+PACKAGE = Path(__file__).parents[1]
+RUNNER = Path(__file__).with_name("runner.py")
+CONFINE = Path(__file__).with_name("confine.py")
+MAX_OPEN_FILES = 256
+NOBODY = 65534
+_FIRST_OWN_ID, _NUM_OWN_IDS = 0x70000000, 1 << 24
+
+SYSTEM_PATHS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store")
+SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
+
+
+class Tier(Protocol):
+    """A way to start a worker process."""
+
+    @property
+    def name(self) -> str:
+        """bubblewrap, landlock or plain."""
+        ...
+
+    @property
+    def has_namespace(self) -> bool:
+        """Whether the worker has process ids and files of its own; bwrap then reports its first process on `pipe`.
+        Where it has none, nothing leaves the process group that is killed."""
+        ...
+
+    @property
+    def uses_pipe(self) -> bool:
+        """Whether the worker gets its end of the pipe."""
+        ...
+
+    @property
+    def uses_cgroup(self) -> bool:
+        """Whether the processes go into a cgroup of their own where one can be made."""
+        ...
+
+    def user(self) -> int | None:
+        """The user that owns the worker's folder; None: ours."""
+        ...
+
+    def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, pipe: int) -> list[str]:
+        """The command line that starts `runner` in this tier. `pipe` is the end for writing to us where the tier has
+        a namespace, else that for reading: it ends when we do."""
+        ...
+
+
+def interpreter_paths() -> tuple[str, ...]:
+    """Folders of this Python: the environment, the installation it came from, and where links lead on the way."""
+    found = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
+    link = sys.executable
+    for _ in range(10):  # python -> python3 -> /opt/python-3.11/bin/python3.11
+        if not os.path.islink(link):
+            break
+        link = os.path.join(os.path.dirname(link), os.readlink(link))
+        found.add(os.path.dirname(os.path.dirname(os.path.abspath(link))))
+    found |= {os.path.realpath(path) for path in found}
+    return tuple(path for path in sorted(found) if path != "/")
+
+
+def readable_paths() -> tuple[str, ...]:
+    """All that a worker may read: system libraries, this Python, and this package wherever it lies."""
+    wanted = (*SYSTEM_PATHS, *SYSTEM_FILES, *interpreter_paths(), str(PACKAGE))
+    return tuple(path for path in wanted if os.path.exists(path))
+
+
+def own_user() -> int | None:
+    """When we are root: a user id that nobody else has, so that no file or process of anybody's is its own."""
+    if os.geteuid() != 0:
+        return None
+    wanted = _FIRST_OWN_ID + secrets.randbelow(_NUM_OWN_IDS)
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        first, _, count = map(int, line.split())
+        if first <= wanted < first + count:
+            return wanted
+    return NOBODY
+
+
+def anybody_may_enter(path: str) -> bool:
+    """Whether another user reaches a path: every folder on the way is open to all."""
+    real = os.path.realpath(path)
+    return all(os.stat(folder).st_mode & 0o001 for folder in itertools.chain([real], map(str, Path(real).parents)))
+
+
+def confined(runner: Sequence[str], limits: Limits, user: int | None, program: bytes, **changes: Any) -> list[str]:
+    """`runner`, started by confine.py."""
+    spec: dict[str, Any] = {
+        "uid": user,
+        "keep_reading": False,
+        "own_namespace": True,
+        "max_processes": limits.max_processes,
+        "max_files": MAX_OPEN_FILES,
+        "max_cpus": limits.max_cpus,
+        "list": str(PACKAGE.parent),
+        "read": None,
+        "write": [],
+        "life": None,
+        "folder": "",
+        "seccomp": base64.b64encode(program).decode("ascii"),
+        "self": seccomp.SELF,
+    }
+    return [sys.executable, "-I", "-S", "-B", str(CONFINE), json.dumps(spec | changes), *runner]

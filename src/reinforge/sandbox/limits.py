@@ -1,0 +1,51 @@
+"""What one worker may use. The figures are those of OpenAI's Python grader where it names any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reinforge.config import RewardFunctionsRuntimeConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a worker process may use; `load_s` and the bytes bound what it can make us wait for and hold."""
+
+    max_memory_bytes: int = 2 << 30
+    """Address space of each process, and memory of all processes of a worker together where a cgroup is writable.
+    Generous: NumPy alone reserves hundreds of megabytes."""
+    max_file_bytes: int = 64 << 20
+    """Largest file it can write."""
+    max_disk_bytes: int = 256 << 20
+    """All files together, where the tier gives the worker a file system of its own."""
+    max_processes: int = 64
+    """Processes and threads of one worker together."""
+    max_cpus: int = 2
+    """CPUs that a worker's processes are spread over."""
+    max_source_bytes: int = 256 << 10
+    """Longest source."""
+    max_print_bytes: int = 20_000
+    """Kept of what one call prints."""
+    max_result_bytes: int = 1_000_000
+    """Largest JSON text one call may return."""
+    load_s: float = 60.0
+    """For running the module body: imports of heavy packages take their time."""
+    fresh_process: bool = False
+    """Each call runs in a fork of the process that loaded the source, which itself never runs a call."""
+    unsafe_no_sandbox: bool = False
+    """The user's consent to run code without isolation where this machine offers none."""
+
+    @classmethod
+    def from_config(cls, runtime: RewardFunctionsRuntimeConfig) -> Limits:
+        """What a config sets, the rest as above."""
+        return cls(
+            max_print_bytes=runtime.max_print_bytes,
+            max_memory_bytes=int(runtime.max_memory_gb * 2**30),
+            max_cpus=runtime.max_cpus,
+            max_processes=runtime.max_processes,
+            fresh_process=runtime.fresh_process,
+            unsafe_no_sandbox=runtime.unsafe_no_sandbox,
+        )
+
+
+__all__ = ["Limits"]
