@@ -150,21 +150,27 @@ def grade(
     prompt_column: str = "prompt",
     completion_column: str = "completion",
     base_dir: Path | None = None,
+    unsafe_no_sandbox: bool = False,
 ) -> list[tuple[dict[str, Any], Grade]]:
     """Score completions that exist already -> (row, grade) in the order of the data. Loads no model.
 
     `rewards` is `file.py:function`, `file.py` (all its reward functions) or a config file (its functions and weights).
-    Neighbouring rows that differ only in their completion are judged together, as one group.
+    Neighbouring rows that differ only in their completion are judged together, as one group. `unsafe_no_sandbox`: run
+    functions you trust where this machine cannot isolate them (SECURITY.md).
     """
+    from reinforge.config import RewardFunctionsRuntimeConfig
     from reinforge.config_file import load_config
     from reinforge.grading.grader import RewardFunctionGrader, grade_completions
     from reinforge.grading.reward_function import load_rewards_file
+    from reinforge.sandbox.limits import Limits
 
     directory = base_dir or Path.cwd()
     if Path(rewards).suffix in (".yaml", ".yml", ".toml"):
         grader = RewardFunctionGrader.from_config(load_config([directory / rewards]).reward_fns, directory)
     else:
-        grader = RewardFunctionGrader(load_rewards_file(rewards, directory))
+        runtime = RewardFunctionsRuntimeConfig(unsafe_no_sandbox=unsafe_no_sandbox)
+        functions = load_rewards_file(rewards, directory, Limits.from_config(runtime))
+        grader = RewardFunctionGrader(functions, runtime)
     with closing(grader):
         rows = _rows_to_grade(data, prompt_column, completion_column, directory)
         return list(zip(rows, grade_completions(grader, rows), strict=True))
@@ -344,6 +350,7 @@ def _stored(config: GRPOConfig) -> dict[str, Any]:
 
 def _about(built: LocalRun, started: datetime.datetime, base_dir: Path) -> dict[str, Any]:
     from reinforge.reward_updates import record_of
+    from reinforge.sandbox import tiers
 
     return {
         "started": started.isoformat(),
@@ -352,5 +359,6 @@ def _about(built: LocalRun, started: datetime.datetime, base_dir: Path) -> dict[
         "machine": {"system": platform.platform(), "processor": platform.machine()},
         "functions": [record_of(function) for function in built.grader.functions],
         "fingerprints": built.fingerprints,
+        "sandbox": tiers.about(),
         "max_tokens": built.task.max_tokens,
     }

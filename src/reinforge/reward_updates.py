@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import RewardError, UsageError
 from reinforge.grading.reward_function import RewardFunction, locate
 from reinforge.grading.versions import NO_VERSION, RewardUpdate, apply_update, describe_change
 from reinforge.run_store import Event, RewardUpdateRow, Run, failpoint
 from reinforge.run_store.control import REWARDS, Request, pending_requests, remove_request, write_request
+from reinforge.sandbox.limits import Limits
 
 REFUSED = "reward_update_refused"
 """Kind of the event that says why a request was not carried out."""
@@ -42,6 +44,7 @@ class RewardUpdates:
         self._run = run
         self._grader = grader
         self._needed = needed_functions(run.config())
+        self._limits = limits_of(run.config())
         self._history = [(row, run_functions(run, row.functions)) for row in run.reward_updates()]
         self._first = grader.functions
 
@@ -68,7 +71,7 @@ class RewardUpdates:
             update = RewardUpdate.from_json(request.text)
             if update.at_step > step:
                 return
-            after = apply_update(before, update, [*self._first, *earlier], self._needed)
+            after = apply_update(before, update, [*self._first, *earlier], self._needed, self._limits)
         except RewardError as error:
             data = {"request": request.id, "reason": str(error)}
             self._run.record_event(Event(REFUSED, f"reward update refused: {error}", level="warning", data=data))
@@ -105,6 +108,12 @@ def run_functions(run: Run, records: Sequence[Mapping[str, Any]] | None = None) 
         RewardFunction.from_record({**record, "source": run.read_reward_source(record["version"])})
         for record in records
     )
+
+
+def limits_of(config: Mapping[str, Any]) -> Limits:
+    """What a run's config allows a worker, its consent to run without a sandbox included."""
+    runtime = config.get("reward_fns", {}).get("runtime", {})
+    return Limits.from_config(RewardFunctionsRuntimeConfig.model_validate(runtime))
 
 
 def needed_functions(config: Mapping[str, Any]) -> dict[str, str]:
@@ -179,7 +188,8 @@ def request_update(run_path: Path, update: RewardUpdate, request_id: str | None 
     with Run.open(run_path) as run:
         if run.status()[0] == "succeeded":
             raise UsageError(f"{run_path} has done all its steps.", hint="Start a new run with these functions.")
-        apply_update(latest_functions(run), update, needed=needed_functions(run.config()))
+        config = run.config()
+        apply_update(latest_functions(run), update, needed=needed_functions(config), limits=limits_of(config))
     return write_request(run_path, REWARDS, update.to_json(), request_id)
 
 

@@ -475,8 +475,12 @@ def test_a_killed_trainer_leaves_no_plain_worker(tmp_path):
         trainer.stdin.flush()
         assert trainer.stdout.readline() == "started\n"
         folders = {str(folder) for folder in tmp_path.glob("reinforge-worker-*")}
-        runners = [process for process in processes_with(str(RUNNER)) if _folder_of(process) in folders]
-        assert len(runners) == 2
+
+        def of_this_trainer():
+            return [process for process in processes_with(str(RUNNER)) if _folder_of(process) in folders]
+
+        assert wait_until(lambda: len(of_this_trainer()) == 2)  # a child of theirs looks like them until it has begun
+        runners = of_this_trainer()
         trainer.kill()
     assert wait_until(lambda: not any(map(is_alive, runners)), 12.0)  # the busy one: 5 s after its deadline
 

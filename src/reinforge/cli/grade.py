@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reinforge.cli.options import no_sandbox_option
 from reinforge.cli.text import figure, say, shortened, table, visible
 from reinforge.errors import DataError
 
@@ -26,6 +27,7 @@ MAX_CAUSES = 5
 @click.option("--prompt-column", default="prompt", show_default=True, help="Column with the prompt.")
 @click.option("--completion-column", default="completion", show_default=True, help="Column with the completion.")
 @click.option("--rows", "num_rows", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to list.")
+@no_sandbox_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, with every score.")
 @click.pass_context
 def grade_command(
@@ -35,6 +37,7 @@ def grade_command(
     prompt_column: str,
     completion_column: str,
     num_rows: int,
+    unsafe_no_sandbox: bool,
     as_json: bool,
 ) -> None:
     """Score the completions of a data set with REWARDS.
@@ -46,7 +49,13 @@ def grade_command(
     from reinforge import api
 
     try:
-        graded = api.grade(rewards, data, prompt_column=prompt_column, completion_column=completion_column)
+        graded = api.grade(
+            rewards,
+            data,
+            prompt_column=prompt_column,
+            completion_column=completion_column,
+            unsafe_no_sandbox=unsafe_no_sandbox,
+        )
     except DataError as error:
         raise DataError(error.message, hint=error.hint.replace("data.prompt_column: ", "--prompt-column ")) from None
     rows, grades = [row for row, _ in graded], [grade for _, grade in graded]

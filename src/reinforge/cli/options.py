@@ -17,6 +17,11 @@ runs_dir_option = click.option(
 override_option = click.option(
     "-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting, e.g. -o lora.rank=8."
 )
+no_sandbox_option = click.option(
+    "--unsafe-no-sandbox",
+    is_flag=True,
+    help="Run reward functions you trust even where this machine cannot isolate them (SECURITY.md).",
+)
 
 
 def find_run(name: str | None, runs_dir: Path) -> Path:

@@ -132,6 +132,7 @@ def _story(run: Run, num_steps: int, num_completions: int) -> dict[str, Any]:
     steps = run.steps(first=max(1, last - num_steps + 1)) if num_steps else []
     return {
         **run.summary(),
+        "about": run.about,
         "config": run.config(),
         "evaluations": run.evaluations(),
         "functions": [asdict(row) for row in run.functions()],
@@ -167,8 +168,9 @@ def _head(story: dict[str, Any]) -> str:
     first += f"{duration(story['duration_s'])} trained"
     go_on = "" if story["status"] in ("succeeded", "running") else f"\ngo on: reinforge runs resume {story['path']}"
     num_waiting = len(story["waiting_reward_updates"])
+    tier = story["about"].get("sandbox", {}).get("tier", "unknown")
     waiting = f"\nwaiting to be taken: {num_waiting} update(s) of the reward functions" if num_waiting else ""
-    return f"{first}\nmodel {story['config']['base_model']}  folder {story['path']}{go_on}{waiting}"
+    return f"{first}\nmodel {story['config']['base_model']}  folder {story['path']}  sandbox {tier}{go_on}{waiting}"
 
 
 def _evaluations_text(evaluations: Sequence[dict[str, Any]]) -> str:

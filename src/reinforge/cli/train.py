@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reinforge.cli.live import open_display
-from reinforge.cli.options import override_option, runs_dir_option
+from reinforge.cli.options import no_sandbox_option, override_option, runs_dir_option
 from reinforge.cli.text import duration, figure, say, table, visible
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ MAX_COLUMN_LINES = 16
 @click.option("--model", metavar="PATH", help="Model: a folder or a hub id (base_model).")
 @click.option("--name", help="Name of the run's folder; a time stamp and random characters otherwise.")
 @runs_dir_option
+@no_sandbox_option
 @click.option("--dry-run", is_flag=True, help="Print the whole resolved config and stop.")
 @click.option("--smoke", is_flag=True, help="Run 2 small steps, named smoke-...: does everything fit together?")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one a step, the last one the run.")
@@ -42,6 +43,7 @@ def train_command(
     model: str | None,
     name: str | None,
     runs_dir: Path,
+    unsafe_no_sandbox: bool,
     dry_run: bool,
     smoke: bool,
     as_json: bool,
@@ -51,7 +53,8 @@ def train_command(
     Several files are merged from left to right. The run's folder holds all of it: config,
     database, checkpoints, adapter.
     """
-    config = _resolve(configs, overrides, data, model, smoke)
+    trusted = ("reward_fns.runtime.unsafe_no_sandbox=true",) if unsafe_no_sandbox else ()
+    config = _resolve(configs, (*overrides, *trusted), data, model, smoke)
     if dry_run:
         _print_config(config, as_json)
         return
