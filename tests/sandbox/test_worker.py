@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from processes import is_alive, new_marker, processes_with, wait_until
 
+from reinforge.sandbox.bubblewrap import OWN_FOLDER
 from reinforge.sandbox.launch import RUNNER
 from reinforge.sandbox.plain import Plain
 from reinforge.sandbox.pool import Limits, Parameter, SourceFault, UnsendableArguments, Worker, WorkerUnavailable
@@ -302,9 +303,9 @@ def test_nothing_of_ours_is_inside(make_worker, monkeypatch):
     assert (files, arguments) == ([], [""])
     assert worker.call("modules", {}, LONG_S).value == []
     assert worker.call("limits", {}, LONG_S).value == [0, 2 << 30, 64 << 20]
-    assert folder == "/tmp" or os.path.exists(folder)
+    assert folder == OWN_FOLDER or os.path.exists(folder)
     worker.close()
-    assert folder == "/tmp" or not os.path.exists(folder)
+    assert folder == OWN_FOLDER or not os.path.exists(folder)
 
 
 def test_close_leaves_no_process(make_worker):

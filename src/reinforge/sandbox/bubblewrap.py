@@ -30,6 +30,8 @@ from reinforge.sandbox.launch import confined, own_user, readable_paths
 from reinforge.sandbox.limits import Limits
 
 SHARED_MEMORY_BYTES = 16 << 20
+OWN_FOLDER = "/tmp/worker"
+"""Where a worker begins, empty; /tmp itself shows the first name of what is bound below it."""
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -47,7 +49,7 @@ class Bubblewrap:
         return own_user()
 
     def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, pipe: int) -> list[str]:
-        """The worker's folder is /tmp in there; `folder` itself stays outside."""
+        """The worker's folder is OWN_FOLDER in there; `folder` itself stays outside."""
         filter_known = seccomp.known_machine()
         calls = (
             seccomp.filter_program(own_files_only=False, own_group_only=False, own_signals_only=False)
@@ -88,7 +90,8 @@ def _files(limits: Limits) -> list[str]:
                 options += ["--perms", "0755", "--dir", str(parent)]
             options += ["--ro-bind", path, path]
             bound.append(path)
-    return [*options, "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
+    options += ["--perms", "0777", "--dir", OWN_FOLDER]
+    return [*options, "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", OWN_FOLDER]
 
 
 def find_bubblewrap() -> Bubblewrap | str:
