@@ -2,6 +2,7 @@
 
 import pytest
 from fakes import FakeGrader, fake_roles
+from pydantic import ValidationError
 
 from reinforge import loop
 from reinforge.api import SilentWatcher
@@ -74,6 +75,12 @@ def test_every_evaluation_draws_with_the_same_numbers(run):
     before, after = sampler.calls[0], sampler.calls[-1]
     assert [request.key for request in before] == [request.key for request in after]
     assert before[0].key[1] == -1
+
+
+def test_a_function_cannot_take_the_name_of_the_length_penalty():
+    functions = {"functions": {"overlong": "none.py:f"}}
+    with pytest.raises(ValidationError, match="rename the function"):
+        make_task(reward_fns=functions, overlong={"buffer_tokens": 3})
 
 
 def test_greedy_evaluation_asks_for_the_most_likely_tokens(run):

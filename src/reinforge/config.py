@@ -281,6 +281,10 @@ class GRPOConfig(_Part):
             raise ValueError(
                 f"overlong.buffer_tokens = {self.overlong.buffer_tokens} must be below max_tokens = {limit}"
             )
+        if self.overlong and "overlong" in self.reward_fns.functions:
+            raise ValueError(
+                "a reward function is named overlong, as the length penalty's score is: rename the function"
+            )
         if self.eval.correct_fn is not None and self.eval.correct_fn not in self.reward_fns.functions:
             known = sorted(self.reward_fns.functions)
             raise ValueError(f"eval.correct_fn = {self.eval.correct_fn!r} is none of the functions {known}")

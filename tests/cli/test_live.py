@@ -129,13 +129,17 @@ def test_a_terminal_that_asks_for_plain_text_gets_it(terminal, monkeypatch: pyte
 
 
 def test_a_closed_pipe_ends_the_showing_but_not_the_run(monkeypatch: pytest.MonkeyPatch):
-    def closed(*_args, **_kwargs):
+    tried = []
+
+    def closed(*args, **_kwargs):
+        tried.append(args)
         raise BrokenPipeError
 
     monkeypatch.setattr("builtins.print", closed)
     for display in (PlainLines(2), JsonLines()):
         display.step(1, METRICS, ())
         display.note("still here")
+    assert len(tried) == 4
 
 
 def test_completions_show_now_and_then_whatever_their_reward(monkeypatch: pytest.MonkeyPatch):
