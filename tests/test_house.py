@@ -94,7 +94,6 @@ FOREIGN_WORDS = {
     "teacher",
     "trajectory",
     "episode",
-    "scorer",
     "evaluator",
     "ref_model",
 }

@@ -1,60 +1,22 @@
-"""Grades completions with reward functions that run in worker processes (implements roles.Grader)."""
+"""Grades completions with reward functions, each by a scorer of its own (implements roles.Grader)."""
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reinforge.config import RewardFunctionsConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError
-from reinforge.grading.cache import ScoreCache
-from reinforge.grading.calls import Case, score_case
+from reinforge.grading.calls import Case
 from reinforge.grading.failures import settle
 from reinforge.grading.reward_function import RewardFunction, load_reward_functions
-from reinforge.sandbox.pool import Limits, Worker
+from reinforge.grading.scorers import Scorer, start_scorer
+from reinforge.sandbox.pool import Limits
 from reinforge.types import Completion, Example, Grade, Prompt, Score
-
-
-class FunctionWorkers:
-    """The worker processes of one reward function, each with a thread that waits for it."""
-
-    def __init__(self, function: RewardFunction, runtime: RewardFunctionsRuntimeConfig, *, pure: bool = False) -> None:
-        limits = Limits.from_config(runtime)
-        self._cache = ScoreCache(by_token_ids=function.takes_token_ids) if pure else None
-        self.function = function
-        self._runtime = runtime
-        self._workers = [Worker(function.source, function.file_name, limits) for _ in range(runtime.workers)]
-        self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for worker in self._workers:
-            self._free.put(worker)
-        self._threads = ThreadPoolExecutor(runtime.workers, thread_name_prefix=f"grade-{function.name}")
-        for worker in self._workers:
-            self._threads.submit(worker.describe)  # warm; what goes wrong here goes wrong again in the first call
-
-    def submit(self, case: Case) -> Future[list[Score]]:
-        return self._threads.submit(self._score, case)
-
-    def _score(self, case: Case) -> list[Score]:
-        return self._call(case) if self._cache is None else self._cache.score(case, self._call)
-
-    def _call(self, case: Case) -> list[Score]:
-        worker = self._free.get()
-        try:
-            # Pure: what a batched function prints must not depend on which completions the cache had.
-            return score_case(self.function, case, worker, self._runtime, singly=self._cache is not None)
-        finally:
-            self._free.put(worker)
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        for worker in self._workers:
-            worker.close()
-        self._threads.shutdown(wait=True)
 
 
 class RewardFunctionGrader:
@@ -73,23 +35,22 @@ class RewardFunctionGrader:
         """`settings` by display name; they hold for every version."""
         self._runtime = runtime or RewardFunctionsRuntimeConfig()
         self._settings = dict(settings or {})
-        self._workers = [self._start(function) for function in functions]
+        self._scorers = [self._start(function) for function in functions]
 
     @property
     def functions(self) -> tuple[RewardFunction, ...]:
-        return tuple(workers.function for workers in self._workers)
+        return tuple(scorer.function for scorer in self._scorers)
 
     def replace(self, functions: Sequence[RewardFunction]) -> None:
         """Judge by these functions from now on. Those that stay keep their warm workers. Only between grades."""
-        kept = {workers.function.version: workers for workers in self._workers if workers.function in functions}
-        for workers in self._workers:
-            if workers.function.version not in kept:
-                workers.close()
-        self._workers = [kept.get(function.version) or self._start(function) for function in functions]
+        kept = {scorer.function.version: scorer for scorer in self._scorers if scorer.function in functions}
+        for scorer in self._scorers:
+            if scorer.function.version not in kept:
+                scorer.close()
+        self._scorers = [kept.get(function.version) or self._start(function) for function in functions]
 
-    def _start(self, function: RewardFunction) -> FunctionWorkers:
-        settings = self._settings.get(function.name)
-        return FunctionWorkers(function, self._runtime, pure=settings is not None and settings.pure)
+    def _start(self, function: RewardFunction) -> Scorer:
+        return start_scorer(function, self._runtime, self._settings.get(function.name))
 
     @classmethod
     def from_config(cls, config: RewardFunctionsConfig, base_dir: Path) -> RewardFunctionGrader:
@@ -110,7 +71,7 @@ class RewardFunctionGrader:
 
     def grade_case(self, case: Case) -> Future[tuple[Grade, ...]]:
         """Start judging; the grades are in the order of `case.texts`."""
-        return _when_all([workers.submit(case) for workers in self._workers], self._grades_of)
+        return _when_all([scorer.submit(case) for scorer in self._scorers], self._grades_of)
 
     def _grades_of(self, scores_per_function: list[list[Score]]) -> tuple[Grade, ...]:
         per_completion = zip(*scores_per_function, strict=True)
@@ -118,8 +79,8 @@ class RewardFunctionGrader:
 
     def close(self) -> None:
         """End every worker process; grades under way become masked or cancelled."""
-        for workers in self._workers:
-            workers.close()
+        for scorer in self._scorers:
+            scorer.close()
 
 
 def grade_completions(grader: RewardFunctionGrader, rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
