@@ -75,6 +75,7 @@ def test_a_changed_text_or_weight_is_the_next_version_and_the_rest_stays():
         (RewardUpdate({"length": text(SHORT)}, base={"length": ""}), "length is at length_v1; .*meant to add it"),
         (RewardUpdate({"gone": text(SHORT)}, base={"gone": "gone_v2"}), "gone is at no version: it was removed"),
         (RewardUpdate({"length": text("def length(:")}), "length.py:1: SyntaxError"),
+        (RewardUpdate({"length": text("#" * 262_145)}), "has 262,145 bytes, at most 262,144 are taken"),
         (RewardUpdate({"length": text("def other(a, b, c): ...")}), r"no function length \(found: other\)"),
         (RewardUpdate(weights={"lenght": 2.0}), r"no reward function lenght \(there are: length"),
         (RewardUpdate(remove=("length", "digits")), "would leave no reward function"),

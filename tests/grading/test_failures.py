@@ -49,6 +49,7 @@ def make(tmp_path: Path):
 RESULTS = [
     ({"score": 0.5}, 0.5, "", "", {}),
     ({"score": True, "valid": True, "reason": "neat"}, 1.0, "", "neat", {}),
+    ({"score": 0.5, "reason": "x" * 5000}, 0.5, "", "x" * 4000 + "[... cut: 1000 characters more]", {}),
     ({"score": 0.25, "metrics": {"words": 3, "right": False}}, 0.25, "", "", {"words": 3.0, "right": 0.0}),
     ({"score": 0.9, "valid": False, "reason": "no answer"}, None, "invalid", "no answer", {}),
     ({"score": None, "valid": False}, None, "invalid", "the function says that its score is not valid", {}),

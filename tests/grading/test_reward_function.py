@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import re
 import subprocess
 import sys
@@ -77,6 +78,23 @@ def test_required_columns_of_the_batched_form(tmp_path):
 def test_what_is_said_when_a_file_does_not_load(tmp_path, source, reference, said):
     with pytest.raises(RewardError, match=said):
         load(tmp_path, source, reference)
+
+
+@pytest.mark.parametrize("given", ["file", "text", "function"])
+def test_a_source_of_more_than_256_kb_is_refused_however_it_is_given(tmp_path, monkeypatch, given):
+    source = "def grade(prompt, completion, example): return 1.0\n"
+    fits = source + "#" * (256 * 1024 - len(source) - 1) + "\n"
+    path = tmp_path / "long_rewards.py"
+    path.write_text(fits)
+    load_reward_functions({"f": str(path)}, {}, tmp_path)
+    path.write_text("\n" + fits)
+    reference = {"file": str(path), "text": "\n" + fits}
+    if given == "function":
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "long_rewards", raising=False)
+        reference["function"] = importlib.import_module("long_rewards").grade
+    with pytest.raises(RewardError, match=r"has 262,145 bytes, at most 262,144 are taken\. It is sent to every worker"):
+        load_reward_functions({"f": reference[given]}, {}, tmp_path)
 
 
 def test_objects_that_resist_inspection_are_passed_over(tmp_path):

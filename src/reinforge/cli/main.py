@@ -21,6 +21,7 @@ COMMANDS = {
     "chat": ("chat", "Talk to a model, an adapter or a run; answers go to stdout."),
     "grade": ("grade", "Score the completions of a data set with REWARDS."),
     "rewards": ("rewards", "Change the reward functions of a run, and read what they did."),
+    "sandbox": ("sandbox", "How reward functions are isolated on this machine."),
     "runs": ("runs", "List runs, show or draw what happened in one, go on with one."),
     "verify": ("runs", "Compute one step of a run again from its stored state and compare every bit."),
 }

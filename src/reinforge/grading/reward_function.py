@@ -36,6 +36,7 @@ FORMS = """Accepted forms:
   def grade(sample, item): ...                        # returns one number; sample["output_text"] is the completion"""
 DEFAULT_FUNCTION = "grade"
 """Of a file or text given without naming one."""
+TOO_LONG_HINT = "It is sent to every worker and kept with every version: put tables and texts into columns of the data."
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ def _load_hint(fault: SourceFault) -> str:
             f'Install the package "{fault.package}" in this environment (not with `pip install -e`: workers see '
             "installed files only); if it is a file of yours, copy what you need of it: a reward function is one file."
         )
-    return ""
+    return TOO_LONG_HINT if fault.text.startswith("the source has") else ""
 
 
 def locate(name: str, reference: str | Callable[..., Any], base_dir: Path) -> SourceText:
@@ -219,8 +220,11 @@ def locate(name: str, reference: str | Callable[..., Any], base_dir: Path) -> So
 
 
 def _read(name: str, path: str, base_dir: Path) -> tuple[str, str]:
-    full = base_dir / path
+    full, most = base_dir / path, Limits().max_source_bytes
     try:
+        if (size := full.stat().st_size) > most:  # before it is read: it may be a data set named by mistake
+            text = f'reward function "{name}": {full} has {size:,} bytes, at most {most:,} are taken.'
+            raise RewardError(text, hint=TOO_LONG_HINT)
         with tokenize.open(full) as file:
             return file.read(), str(full)
     except FileNotFoundError:

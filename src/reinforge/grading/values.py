@@ -27,6 +27,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 MAX_SHOWN = 100
+MAX_REASON = 4000
+"""Characters kept of a reason."""
 MAX_VALUE = 1e15
 """Whole numbers up to here are exact, and squares of a step's rewards stay far from overflow."""
 
@@ -75,7 +77,7 @@ RESULT_KEYS = ("score", "valid", "reason", "metrics")
 
 
 def _read_result(result: Mapping[str, object], none_applies_not: bool) -> Value:
-    valid, reason, metrics = result.get("valid", True), result.get("reason"), result.get("metrics")
+    valid, reason, metrics = result.get("valid", True), _cut(result.get("reason")), result.get("metrics")
     unknown = [key for key in result if key not in RESULT_KEYS]
     if unknown:
         known = ", ".join(RESULT_KEYS)
@@ -96,6 +98,12 @@ def _read_result(result: Mapping[str, object], none_applies_not: bool) -> Value:
         return Value(None, "invalid", reason or "the function says that its score is not valid", figures)
     value = read_value(result["score"], none_applies_not=none_applies_not)
     return value if value.kind else replace(value, message=reason or "", metrics=figures)
+
+
+def _cut(reason: object) -> object:
+    if not isinstance(reason, str) or len(reason) <= MAX_REASON:
+        return reason
+    return f"{reason[:MAX_REASON]}[... cut: {len(reason) - MAX_REASON} characters more]"
 
 
 def in_words(returned: object) -> str:

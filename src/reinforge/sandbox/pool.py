@@ -123,7 +123,7 @@ class Worker:
     def _ready(self) -> WorkerProcess:
         size, most = len(self._source.encode("utf-8", "surrogatepass")), self._limits.max_source_bytes
         if size > most:
-            raise SourceFault(f"the file has {size:,} bytes, at most {most:,} are taken")
+            raise SourceFault(f"the source has {size:,} bytes, at most {most:,} are taken")
         with self._lock:
             if self._closed:
                 raise WorkerUnavailable("the worker is closed")

@@ -315,7 +315,7 @@ def load_fault(error: BaseException, file_name: str) -> dict[str, Any]:
         if frame.filename == file_name:
             line = frame.lineno
     package = (error.name or "") if isinstance(error, ImportError) else ""
-    text = f"called sys.exit({error.code!r:.100})" if isinstance(error, SystemExit) else last_line(error)
+    text = f"called sys.exit({error.code!r:.100})" if isinstance(error, SystemExit) else cut(last_line(error))
     return {"error": text, "line": line, "package": package.partition(".")[0]}
 
 
@@ -323,16 +323,25 @@ def last_line(error: BaseException) -> str:
     """`ValueError: bad` in one line; of a syntax error its message only (the place is reported beside it)."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}"
-    return "".join(traceback.format_exception_only(type(error), error)).strip()[:MAX_MESSAGE]
+    return "".join(traceback.format_exception_only(type(error), error)).strip()
 
 
 def raised_message(error: BaseException) -> str:
-    """The exception in its first line, then where it came from: frames of user code only, at most 4,000 characters."""
+    """The exception in its first line, then where it came from: frames of user code only."""
     try:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
-        return (last_line(error) + "\n" + "".join(traceback.format_list(frames[-10:]))).strip()[:MAX_MESSAGE]
+        return cut((last_line(error) + "\n" + "".join(traceback.format_list(frames[-10:]))).strip())
     except Exception as second:  # noqa: BLE001  (an exception whose own text raises)
         return f"{type(error).__name__} (its text cannot be shown: {type(second).__name__})"
+
+
+def cut(text: str) -> str:
+    """At most 4,000 characters, and a mark where more is missing."""
+    return (
+        text
+        if len(text) <= MAX_MESSAGE
+        else f"{text[:MAX_MESSAGE]}[... cut: {len(text) - MAX_MESSAGE} characters more]"
+    )
 
 
 def apply_limits(limits: dict[str, int]) -> None:

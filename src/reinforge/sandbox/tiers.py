@@ -27,7 +27,7 @@ import reinforge
 from reinforge.errors import SetupError
 from reinforge.sandbox.bubblewrap import find_bubblewrap
 from reinforge.sandbox.cgroup import make_cgroup
-from reinforge.sandbox.consent import consent_path, stored_consent
+from reinforge.sandbox.consent import stored_consent
 from reinforge.sandbox.landlock import SIGNALS_SCOPED_FROM, Landlock, find_landlock
 from reinforge.sandbox.launch import Tier
 from reinforge.sandbox.limits import Limits
@@ -92,6 +92,26 @@ def about() -> dict[str, Any]:
     return {"tier": choice.tier.name, "reasons": reasons}
 
 
+ISOLATION = {
+    "bubblewrap": "namespaces, read-only system, seccomp",
+    "landlock": "Landlock, seccomp",
+    "plain": "none",
+}
+
+
+def survey() -> dict[str, Any]:
+    """For people: every tier with what is `missing` here, the one in use, what that one lacks, the stored consent."""
+    choice, consent = choose(), stored_consent()
+    missing = {name: found if isinstance(found := working(name), str) else "" for name in NAMES}
+    return {
+        "used": choice.tier.name,
+        "asked_for": choice.asked_for,
+        "tiers": [{"tier": name, "isolation": ISOLATION[name], "missing": missing[name]} for name in NAMES],
+        "remarks": _remarks(choice.tier),
+        "consent": consent and {"given": consent.given, "path": str(consent.path)},
+    }
+
+
 def tier_for(source: str, limits: Limits) -> Tier:
     """The tier in which a source may run; SetupError when it is plain and nobody consented to that."""
     choice = choose()
@@ -100,8 +120,8 @@ def tier_for(source: str, limits: Limits) -> Tier:
     raise SetupError(
         "reward functions cannot be isolated on this machine: " + "; ".join(choice.reasons) + ".",
         hint="Install bubblewrap (apt install bubblewrap, dnf install bubblewrap). To run code you trust without "
-        "isolation: --unsafe-no-sandbox, or reward_fns.runtime.unsafe_no_sandbox: true in the config, or for this "
-        f'machine {{"run_without_sandbox": {{"machine": "{os.uname().nodename}"}}}} in {consent_path()}.',
+        "isolation: --unsafe-no-sandbox, or reward_fns.runtime.unsafe_no_sandbox: true in the config, or once for this "
+        "machine: reinforge sandbox consent.",
     )
 
 
@@ -193,4 +213,4 @@ def _remarks(tier: Tier) -> list[str]:
     return remarks
 
 
-__all__ = ["Choice", "about", "choose", "is_shipped", "probe", "tier_for", "working"]
+__all__ = ["Choice", "about", "choose", "is_shipped", "probe", "survey", "tier_for", "working"]
