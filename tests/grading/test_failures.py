@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from reinforge.config import RewardFunctionsConfig
+from reinforge.config import RewardFunctionsConfig, RewardFunctionSettings
 from reinforge.grading.cache import ScoreCache
 from reinforge.grading.calls import Case, openai_sample
-from reinforge.grading.grader import RewardFunctionGrader
+from reinforge.grading.grader import RewardFunctionGrader, grade_completions
 from reinforge.grading.reward_function import load_reward_functions
-from reinforge.types import Completion, Example, Prompt, Score
+from reinforge.types import Completion, Example, FinishReason, Prompt, Score
 
 RESULT = """
 import json
@@ -207,6 +207,26 @@ def test_chat_rows_have_messages_and_tools_in_openai_form(tmp_path):
     with closing(RewardFunctionGrader(load_reward_functions({"f": source}, {}, tmp_path))) as grader:
         example = Example(0, ({"role": "user", "content": "t"},), {}, ({"name": "t"},))
         assert grades(grader, "x", example=example)[0].reward == 1.0
+
+
+CUT_OFF = """
+def grade(sample, item):
+    return float(sample["choices"][0]["finish_reason"] == "length")
+"""
+
+
+@pytest.mark.parametrize("pure", [False, True])
+def test_a_sample_says_whether_it_was_cut_off(make, tmp_path, pure):
+    """Also when the cache has the same text that ended by itself."""
+    functions = load_reward_functions({"cut_off": CUT_OFF}, {}, tmp_path)
+    prompt = Prompt(Example(0, "Hi"), "Hi", (1,))
+    reasons: list[FinishReason] = ["stop", "length", "length", "stop"]
+    completions = [Completion(i, (1,), "same", reason, (), (), 0) for i, reason in enumerate(reasons)]
+    with closing(RewardFunctionGrader(functions, settings={"cut_off": RewardFunctionSettings(pure=pure)})) as grader:
+        rewards = [grade.reward for grade in grader.grade(prompt, completions).result(60)]
+        given = grade_completions(grader, [{"prompt": "Hi", "completion": "same"}])
+    assert rewards == [0.0, 1.0, 1.0, 0.0]
+    assert given[0].reward == 0.0  # of a text nobody knows how it ended
 
 
 @given(st.text() | st.from_regex(r"[\[{}\]0-9e:,\"-]*", fullmatch=True))

@@ -58,8 +58,9 @@ def _keys(case: Case, by_token_ids: bool) -> list[bytes]:
     shared = repr((case.prompt_text, example.prompt, example.columns, example.tools)).encode("utf-8", "surrogatepass")
     row = hashlib.sha256(shared)
     keys = []
-    for text, token_ids in zip(case.texts, case.token_ids, strict=True):
+    for place, (text, token_ids) in enumerate(zip(case.texts, case.token_ids, strict=True)):
         digest = row.copy()
-        digest.update(repr((text, token_ids if by_token_ids else ())).encode("utf-8", "surrogatepass"))
+        own = (text, token_ids if by_token_ids else (), case.finish_reason(place))
+        digest.update(repr(own).encode("utf-8", "surrogatepass"))
         keys.append(digest.digest())
     return keys

@@ -13,7 +13,7 @@ from reinforge.grading.reward_function import TRL_ARGUMENTS, RewardFunction
 from reinforge.grading.values import Value, in_words, read_value
 from reinforge.roles import CallResult
 from reinforge.sandbox.pool import SourceFault, UnsendableArguments, Worker, WorkerUnavailable
-from reinforge.types import Example, Score
+from reinforge.types import Example, FinishReason, Score
 
 REPEAT_ONE_BY_ONE = {"raised", "exited", "out_of_memory", "not_serialisable"}
 """Faults of a batched call after which each completion is judged alone, so that only the guilty ones get an error.
@@ -31,11 +31,21 @@ class Case:
     """[G]"""
     token_ids: tuple[tuple[int, ...], ...]
     """[G][T] Empty where completions came as text."""
+    finish_reasons: tuple[FinishReason, ...] = ()
+    """[G] Or empty where completions came as text: these count as ended by themselves."""
 
     def only(self, places: Sequence[int]) -> Case:
         """The case of some of the completions."""
-        chosen = tuple(self.texts[place] for place in places), tuple(self.token_ids[place] for place in places)
-        return replace(self, texts=chosen[0], token_ids=chosen[1])
+        return replace(
+            self,
+            texts=tuple(self.texts[place] for place in places),
+            token_ids=tuple(self.token_ids[place] for place in places),
+            finish_reasons=tuple(self.finish_reasons[place] for place in places) if self.finish_reasons else (),
+        )
+
+    def finish_reason(self, place: int) -> FinishReason:
+        """Why the completion at a place ended."""
+        return self.finish_reasons[place] if self.finish_reasons else "stop"
 
 
 def score_case(
@@ -63,7 +73,9 @@ def _score_each(
     shared: dict[str, object]
     if function.dialect == "openai":
         shared = {"item": openai_item(case.example)}
-        each: list[dict[str, object]] = [{"sample": openai_sample(text)} for text in case.texts]
+        each: list[dict[str, object]] = [
+            {"sample": openai_sample(text, case.finish_reason(place))} for place, text in enumerate(case.texts)
+        ]
     else:
         prompt_name, completion_name, example_name = [p.name for p in function.parameters[:3]]
         prompt = case.example.prompt if isinstance(case.example.prompt, str) else case.prompt_text
@@ -100,18 +112,20 @@ def openai_item(example: Example) -> dict[str, Any]:
     return {"messages": [dict(message) for message in example.prompt], **tools, **example.columns}
 
 
-def openai_sample(text: str) -> dict[str, Any]:
+def openai_sample(text: str, finish_reason: FinishReason = "stop") -> dict[str, Any]:
     """The completion as OpenAI's Python graders get it. `output_json` is there when the text is JSON.
 
     Example:
         >>> sample = openai_sample('{"a": 1}')
         >>> sample["output_text"], sample["output_json"], sample["choices"][0]["message"]
         ('{"a": 1}', {'a': 1}, {'role': 'assistant', 'content': '{"a": 1}'})
+        >>> openai_sample("cut o", "length")["choices"][0]["finish_reason"]
+        'length'
         >>> "output_json" in openai_sample("no JSON"), "output_json" in openai_sample("NaN")
         (False, False)
     """
-    message = {"role": "assistant", "content": text}
-    sample: dict[str, Any] = {"output_text": text, "output_tools": [], "choices": [{"index": 0, "message": message}]}
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+    sample: dict[str, Any] = {"output_text": text, "output_tools": [], "choices": [choice]}
     try:
         sample["output_json"] = json.loads(text, parse_constant=_refuse)
         json.dumps(sample["output_json"], allow_nan=False)  # 1e999 is JSON, but its value is not

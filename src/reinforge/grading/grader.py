@@ -66,6 +66,7 @@ class RewardFunctionGrader:
             prompt_text=prompt.text,
             texts=tuple(completion.text for completion in completions),
             token_ids=tuple(completion.token_ids for completion in completions),
+            finish_reasons=tuple(completion.finish_reason for completion in completions),
         )
         return self.grade_case(case)
 
