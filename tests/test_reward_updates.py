@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 import time
 
@@ -15,7 +16,7 @@ from reinforge.cli.rewards import _log
 from reinforge.errors import RewardError, StoppedByGuard, UsageError
 from reinforge.grading.reward_function import RewardFunction, SourceText
 from reinforge.grading.versions import RewardUpdate, apply_update, describe_change
-from reinforge.reward_updates import REFUSED, RewardUpdates, wait_for_update
+from reinforge.reward_updates import REFUSED, RewardUpdates, latest_functions, wait_for_update
 from reinforge.run_store import Run
 from reinforge.run_store.control import REWARDS, pending_requests, write_request
 
@@ -246,6 +247,52 @@ def test_a_broken_function_is_corrected_and_the_run_goes_on(tiny_qwen2, tmp_path
     with Run.open(path) as run:
         assert [(f.version, f.num_ok, f.num_error) for f in run.functions()] == [("length_v2", 40, 0)]
     assert reinforge.verify(path, 1).equal
+
+
+class StopAt(SilentWatcher):
+    """Has the run stop after a step; keeps what it is told of changed files."""
+
+    def __init__(self, path, step):
+        self.changed: list[str] = []
+        self._path, self._step = path, step
+
+    def step(self, step, metrics, groups):
+        if step == self._step:
+            (self._path / "control" / "stop").write_text("look")
+
+    def note(self, text):
+        if "has changed since" in text:
+            self.changed.append(text)
+
+
+def test_a_resume_says_which_reward_files_are_different_by_now(tiny_qwen2, tmp_path):
+    file, other, path = tmp_path / "my rewards.py", tmp_path / "other.py", tmp_path / "run"
+    file.write_text(LENGTH)
+    other.write_text(DIGITS)
+    functions = {"length": f"{file}:length", "digits": f"{other}:digits"}
+    config = make_config(tiny_qwen2, "", reward_fns={"functions": functions})
+
+    def resume_until(step):
+        watcher = StopAt(path, step)
+        with pytest.raises(StoppedByGuard):
+            reinforge.resume(path, watcher)
+        return watcher.changed
+
+    with pytest.raises(StoppedByGuard):
+        reinforge.train(config, ROWS, runs_dir=tmp_path, name="run", watcher=StopAt(path, 1))
+    assert resume_until(2) == []
+    file.write_text(SHORT)
+    other.unlink()  # what is gone is no text to go on with
+    (note,) = resume_until(3)
+    assert note.startswith(f"{file} has changed since the run took length_v1 from it")
+    assert command(shlex.split(note.partition("reinforge ")[2])) == 0
+    assert resume_until(4) == []  # the new text was waiting
+    with Run.open(path) as run:
+        assert [f.version for f in latest_functions(run)] == ["length_v2", "digits_v1"]
+    file.write_text(LENGTH)
+    reinforge.resume(path, last := StopAt(path, 0))
+    assert len(last.changed) == 1
+    assert reinforge.verify(path, 5).equal
 
 
 PRINTING = """

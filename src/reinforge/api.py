@@ -87,6 +87,7 @@ def train(
 def resume(run_path: Path | str, watcher: Watcher | None = None) -> Path:
     """Go on with a run from its newest intact checkpoint, or from the start if there is none. Rows after it are deleted
     and made again, bitwise equal to those of a run that was never interrupted."""
+    from reinforge.reward_updates import changed_files
     from reinforge.run_store import Run
 
     watcher = watcher or SilentWatcher()
@@ -96,6 +97,8 @@ def resume(run_path: Path | str, watcher: Watcher | None = None) -> Path:
             raise UsageError(f"{path} has done all {run.last_step()} steps.", hint="There is nothing to resume.")
     with Run.open(path, writable=True) as run:
         built = rebuild(run, watcher)
+        for text in changed_files(run):
+            watcher.note(text)
         try:
             # After the last checkpoint there may be no step left to do, and still an adapter to publish.
             _run_to_end(built, run, watcher, restore(built, run, watcher))

@@ -8,15 +8,17 @@ bitwise what it was; new requests wait until that history is caught up with.
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import RewardError, UsageError
-from reinforge.grading.reward_function import RewardFunction, locate
+from reinforge.grading.reward_function import RewardFunction, locate, text_on_disk
 from reinforge.grading.versions import NO_VERSION, RewardUpdate, apply_update, describe_change
 from reinforge.run_store import Event, RewardUpdateRow, Run, failpoint
 from reinforge.run_store.control import REWARDS, Request, pending_requests, remove_request, write_request
@@ -132,6 +134,28 @@ def latest_functions(run: Run) -> tuple[RewardFunction, ...]:
     """The functions the run judges by now."""
     updates = run.reward_updates()
     return run_functions(run, updates[-1].functions if updates else None)
+
+
+def changed_files(run: Run) -> Iterator[str]:
+    """For people: files that no longer hold the text by which the run judges, and how to have it judge by them. Not
+    those whose new text already waits in a request."""
+    waiting = set(_waiting_sources(run.path))
+    versions: dict[str, list[str]] = {}
+    for function in latest_functions(run):
+        now = text_on_disk(function)
+        if now is not None and now != function.source and now not in waiting:
+            versions.setdefault(function.file_name, []).append(function.version)
+    for file, of_file in versions.items():
+        yield (
+            f"{file} has changed since the run took {', '.join(of_file)} from it. The run judges by the text it took. "
+            f"To judge by the new one: reinforge rewards update {shlex.quote(str(run.path))} {shlex.quote(file)}"
+        )
+
+
+def _waiting_sources(run_path: Path) -> Iterator[str]:
+    for request in pending_requests(run_path, REWARDS):
+        with suppress(RewardError):  # it is refused when its turn comes
+            yield from (text.source for text in RewardUpdate.from_json(request.text).texts.values())
 
 
 @dataclass

@@ -219,6 +219,14 @@ def locate(name: str, reference: str | Callable[..., Any], base_dir: Path) -> So
     return SourceText(*_read(name, path, base_dir), function_name)
 
 
+def text_on_disk(function: RewardFunction) -> str | None:
+    """What the file that a function came from holds now; None when it came from none, or there is none any more."""
+    try:
+        return _read(function.name, function.file_name, Path())[0]
+    except RewardError:
+        return None
+
+
 def _read(name: str, path: str, base_dir: Path) -> tuple[str, str]:
     full, most = base_dir / path, Limits().max_source_bytes
     try:
