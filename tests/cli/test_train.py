@@ -44,7 +44,13 @@ def test_a_smoke_run_is_called_so(trained: Path, tmp_path: Path, capsys: pytest.
     assert reinforge(["train", str(trained / "train.yaml"), "--smoke", "--runs-dir", str(tmp_path), "--json"]) == 0
     (run,) = tmp_path.iterdir()
     assert re.fullmatch(r"smoke-\d{8}-\d{6}-[0-9a-f]{6}", run.name)
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 2
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[-1]["steps"] == 2
+    warnings = [event["text"] for event in events if event["event"] == "note" and event["text"].startswith("warning")]
+    assert [text.partition(". ")[0] for text in warnings] == [
+        "warning  rewards.py:1: digits has no docstring",
+        "warning  rewards.py:3: flaky has no docstring",
+    ]
 
 
 def test_mistakes_in_the_config_are_exit_code_2(folder: Path, capsys: pytest.CaptureFixture[str]):

@@ -22,6 +22,7 @@ from reinforge.data.split import split_examples
 from reinforge.errors import ConfigError, RewardError
 from reinforge.grading.calls import columns_needed
 from reinforge.grading.grader import RewardFunctionGrader
+from reinforge.grading.lint import column_types, lint_functions
 from reinforge.grading.replay import ReplayingGrader
 from reinforge.inference.adapters import sampling_copy
 from reinforge.inference.engine import Engine
@@ -74,6 +75,7 @@ def build(
     try:
         train_examples, heldout_examples = _load_data(config, base_dir, rows, tell)
         _check_columns(grader, train_examples[0])
+        _tell_warnings(grader, config, train_examples, tell)
         policy = load_policy(
             config.base_model,
             config.lora,
@@ -168,6 +170,13 @@ def _check_columns(grader: RewardFunctionGrader, example: Example) -> None:
             f"reward function {name} needs the column {missing[0]!r}, which the data does not have.",
             hint=f"Its columns are {', '.join(example.columns) or 'none'}.",
         )
+
+
+def _tell_warnings(grader: RewardFunctionGrader, config: GRPOConfig, examples: Sequence[Example], tell: Tell) -> None:
+    """What the texts of the reward functions show before they run."""
+    typed = config.reward_fns.runtime.typed_examples
+    for warning in lint_functions(grader.functions, typed=typed, columns=column_types(examples)):
+        tell(f"warning  {warning}")
 
 
 def _gaps(examples: Sequence[Example]) -> Counter[str]:
