@@ -296,6 +296,8 @@ def plain(value: Any, depth: int = 0) -> Any:
         return {str(key): plain(entry, depth + 1) for key, entry in value.items()}
     if depth < MAX_DEPTH and callable(getattr(value, "tolist", None)):  # NumPy, torch
         return plain(value.tolist(), depth + 1)
+    if depth < MAX_DEPTH and (fields := getattr(type(value), "__dataclass_fields__", None)):  # also our own Result
+        return {name: plain(getattr(value, name), depth + 1) for name in fields}
     if hasattr(type(value), "__float__"):  # Decimal, Fraction
         try:
             return float(value)
