@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from reinforge.grading.builtin.reading import number_option, shown
 
 
-def gate(*, a: float, b: float, at_least: float = 1.0, share: float = 0.5, below: float | str = "a") -> float:
+def gate(*, a: float, b: float | None, at_least: float = 1.0, share: float = 0.5, below: float | str = "a") -> float:
     """B counts only where A reaches `at_least`: share * a + (1 - share) * b there, and elsewhere what `below` says.
 
     `share`: of A in the open gate's mean; 0 makes it B alone.
     `below`: the closed gate's score: "a" is A itself (S4-029), "share" is share * a, which never passes an open gate's
     score, and a number is that number.
+
+    B is not asked for in a closed gate: it may be None there.
 
     With the defaults a closed gate can score more than an open one (a 0.8 against a 1.0 with b 0.0): that is Runloop's
     grader as it was printed. `below="share"` keeps the order.
@@ -21,12 +23,12 @@ def gate(*, a: float, b: float, at_least: float = 1.0, share: float = 0.5, below
     >>> gate(a=1.0, b=0.5), gate(a=0.8, b=1.0), gate(a=0.8, b=1.0, below="share"), gate(a=0.0, b=0.9, below=-1)
     (0.75, 0.8, 0.4, -1.0)
     """
-    a, b = number_option("a", a), number_option("b", b)
+    a = number_option("a", a)
     share = number_option("share", share, 0.0, 1.0)
     if below not in ("a", "share"):
         below = number_option("below", below)
     if a >= number_option("at_least", at_least):
-        return share * a + (1 - share) * b
+        return share * a + (1 - share) * number_option("b", b)
     return {"a": a, "share": share * a}[below] if isinstance(below, str) else below
 
 
