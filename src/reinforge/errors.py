@@ -7,6 +7,7 @@
     |- RewardError            3   a reward function cannot be loaded or called
     |- SetupError             4   this machine lacks something: a package, a program, memory, disk
     |- ModelError             4   a model or adapter cannot be loaded
+    |- NetworkError           4   a server cannot be reached, or may not be
     |- CheckpointError        1   a checkpoint is damaged or does not belong to this run
     |- StoppedByGuard         5   a guard (reward_fns.max_error_rate) or a request ended the run; it can be resumed
     |- Interrupted        130/143 Ctrl-C or SIGTERM, after a checkpoint
@@ -85,6 +86,25 @@ class ModelError(ReinforgeError):
 
     code = "model"
     exit_code = 4
+
+
+class NetworkError(ReinforgeError):
+    """A server cannot be reached, or the policy for connections (sandbox/egress.py) does not let us. `kind` is one of
+    refused (by the policy), name (it does not resolve), connect, tls, timeout, too_large, broken (no HTTP)."""
+
+    code = "network"
+    exit_code = 4
+
+    def __init__(self, message: str, *, kind: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_network, (self.message, self.kind, self.hint))
+
+
+def _rebuild_network(message: str, kind: str, hint: str) -> NetworkError:
+    return NetworkError(message, kind=kind, hint=hint)
 
 
 class CheckpointError(ReinforgeError):
