@@ -99,28 +99,28 @@ class Client:
             connection.socket.end = request.end
             try:
                 connection.request(request.method, request.target, request.body, request.headers)
-                response = connection.getresponse()
+                answer = connection.getresponse()
             except (ConnectionError, ssl.SSLEOFError) as error:
                 raise _Unused(error) from None
-            reply = Reply(response.status, _joined(response), self._body(response, request.server))
+            reply = Reply(answer.status, _joined(answer), self._body(answer, request.server))
         except BaseException:
             connection.end()
             raise
-        if response.will_close:
+        if answer.will_close:
             connection.end()
         else:
             self._put_back(request.server, connection)
         return reply
 
-    def _body(self, response: http.client.HTTPResponse, server: _Server) -> bytes:
+    def _body(self, answer: http.client.HTTPResponse, server: _Server) -> bytes:
         most, parts, received = self._policy.max_response_bytes, list[bytes](), 0
-        while received + (response.length or 0) <= most and (part := response.read(READ_BYTES)):
+        while received + (answer.length or 0) <= most and (part := answer.read(READ_BYTES)):
             parts.append(part)
             received += len(part)
-        if received + (response.length or 0) > most:
+        if received + (answer.length or 0) > most:
             raise NetworkError(f"{server} answered more than {most:,} bytes.", kind="too_large")
-        if response.length:  # `read` in pieces does not mind a body that ends too early
-            raise http.client.IncompleteRead(b"", response.length)
+        if answer.length:  # `read` in pieces does not mind a body that ends too early
+            raise http.client.IncompleteRead(b"", answer.length)
         return b"".join(parts)
 
     def _take(self, server: _Server) -> _Connection | None:
@@ -324,9 +324,9 @@ def _left(end: float) -> float:
     return left
 
 
-def _joined(response: http.client.HTTPResponse) -> dict[str, str]:
+def _joined(answer: http.client.HTTPResponse) -> dict[str, str]:
     joined: dict[str, str] = {}
-    for name, value in response.getheaders():
+    for name, value in answer.getheaders():
         key = name.lower()
         joined[key] = f"{joined[key]}, {value}" if key in joined else value
     return joined
