@@ -155,25 +155,36 @@ def test_save_and_restore_are_exact(tiny_qwen2, tmp_path):
     assert resumed.steps_done == 4
 
 
-@pytest.mark.parametrize("chunk_logits", [1 << 24, 256])
-def test_token_logprobs_equal_autograd_of_a_plain_log_softmax(monkeypatch, chunk_logits):
-    monkeypatch.setattr(logprob, "CHUNK_LOGITS", chunk_logits)
+@pytest.mark.parametrize("rows", [64, 7])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_token_logprobs_equal_autograd_of_a_plain_log_softmax(monkeypatch, rows, temperature):
+    monkeypatch.setattr(logprob, "CPU_CHUNK_LOGITS", 1)
+    monkeypatch.setattr(logprob, "MIN_CHUNK_ROWS", rows)
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 50).requires_grad_(False)
     hidden = torch.randn(20, 8, requires_grad=True)
     targets = torch.randint(50, (20,))
     upstream = torch.randn(20)
-    ours, entropies = logprob.token_logprobs(hidden, head, targets, 0.7)
+    ours, entropies = logprob.token_logprobs(hidden, head, targets, temperature)
     (our_grad,) = torch.autograd.grad((ours * upstream).sum(), hidden)
-    expected, expected_entropies = logprob.logprobs_of_logits(head(hidden), targets, 0.7)
+    expected, expected_entropies = logprob.logprobs_of_logits(head(hidden), targets, temperature)
     (grad,) = torch.autograd.grad((expected * upstream).sum(), hidden)
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(entropies, expected_entropies, atol=1e-5, rtol=0)
     torch.testing.assert_close(our_grad, grad, atol=1e-6, rtol=0)
     trainable = torch.nn.Linear(8, 50)
     trainable.load_state_dict(head.state_dict())
-    through_weights, _ = logprob.token_logprobs(hidden, trainable, targets, 0.7)
+    through_weights, _ = logprob.token_logprobs(hidden, trainable, targets, temperature)
     assert torch.autograd.grad(through_weights.sum(), trainable.weight)[0].abs().sum() > 0
+
+
+def test_the_logprob_of_a_token_whose_probability_is_no_float32():
+    head = torch.nn.Linear(1, 2, bias=False).requires_grad_(False)
+    head.weight.data.copy_(torch.tensor([[0.0], [-150.0]]))
+    hidden = torch.ones(1, 1, requires_grad=True)
+    logprobs, entropies = logprob.token_logprobs(hidden, head, torch.tensor([1]), 1.0)
+    assert (logprobs.item(), entropies.item()) == (-150.0, 0.0)
+    assert float(torch.autograd.grad(logprobs.sum(), hidden)[0]) == -150.0
 
 
 def test_old_logprobs_stay_those_of_the_first_pass(tiny_qwen2):

@@ -8,25 +8,27 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_LOGITS = 1 << 24
-"""Logits computed at once (float32: 64 MiB)."""
+from reinforge.policy.products import linear
+
+CPU_CHUNK_LOGITS, GPU_CHUNK_LOGITS = 1 << 20, 1 << 24
+"""Logits computed at once (float32: 4 and 64 MiB): on a CPU so few that they stay in its cache."""
+MIN_CHUNK_ROWS = 64
+"""But never fewer tokens than this: products with fewer rows are slow."""
 
 
 def token_logprobs(hidden_ME: Tensor, head: nn.Module, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """log_softmax(head(hidden) / temperature) at the targets, and the entropy of that distribution; nats, [M] each.
 
-    Works through the tokens in chunks. When all logits fit one chunk the probabilities are kept for the backward pass,
-    otherwise they are computed again there. A frozen output head gets no gradient, and no time is spent on one.
-    The entropy is a figure to look at: it carries no gradient.
+    Works through the tokens in chunks; no logits are kept for the backward pass. A frozen output head gets no gradient,
+    and no time is spent on one. The entropy is a figure to look at: it carries no gradient.
     """
     if type(head) is nn.Linear and not head.weight.requires_grad:
         outputs = _FrozenHead.apply(hidden_ME, head.weight, head.bias, targets_M, temperature)  # type: ignore[no-untyped-call]
         return cast(tuple[Tensor, Tensor], outputs)
-    rows = max(1, CHUNK_LOGITS // _vocabulary(head, hidden_ME))
+    rows = _chunk_rows(_vocabulary(head, hidden_ME), hidden_ME.device)
     parts = [
         checkpoint(_from_head, h, head, t, temperature, use_reentrant=False)
         for h, t in zip(hidden_ME.split(rows), targets_M.split(rows), strict=True)
@@ -55,45 +57,46 @@ def _vocabulary(head: nn.Module, hidden_ME: Tensor) -> int:
         return int(head(hidden_ME[:1]).shape[-1])
 
 
+def _chunk_rows(vocabulary: int, device: torch.device) -> int:
+    logits = CPU_CHUNK_LOGITS if device.type == "cpu" else GPU_CHUNK_LOGITS
+    return max(MIN_CHUNK_ROWS, logits // vocabulary)
+
+
 class _FrozenHead(torch.autograd.Function):
-    """d logprob_target / d hidden = (onehot(target) - softmax) W / temperature, chunk by chunk."""
+    """d logprob(target) / d hidden = (W[target] - sum over v of p_v W[v]) / temperature.
+
+    The right side is known in the forward pass, and a token's logprob depends on its own hidden state only: so the
+    backward pass is one product with a number per token, and the vocabulary is gone through once.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, hidden_ME: Tensor, weight_VE: Tensor, bias_V: Tensor | None, targets_M: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        M, V = hidden_ME.shape[0], weight_VE.shape[0]
-        ctx.rows, ctx.temperature = max(1, CHUNK_LOGITS // V), temperature
+        M = hidden_ME.shape[0]
         logprobs_M = torch.empty(M, dtype=torch.float32, device=hidden_ME.device)
         entropies_M = torch.empty_like(logprobs_M)
-        kept = None
-        for start in range(0, M, ctx.rows):
-            part = slice(start, start + ctx.rows)
-            all_MV = _log_softmax(hidden_ME[part], weight_VE, bias_V, temperature)
-            logprobs_M[part] = all_MV.gather(1, targets_M[part, None])[:, 0]
-            probabilities_MV = all_MV.exp()
-            entropies_M[part] = -torch.einsum("mv,mv->m", probabilities_MV, all_MV)
-            kept = probabilities_MV if ctx.rows >= M else None
-        ctx.save_for_backward(hidden_ME, weight_VE, bias_V, targets_M, kept)
+        slopes_ME = torch.empty_like(hidden_ME) if ctx.needs_input_grad[0] else None
+        rows = _chunk_rows(weight_VE.shape[0], hidden_ME.device)
+        for start in range(0, M, rows):
+            part = slice(start, start + rows)
+            logits_MV = linear(hidden_ME[part], weight_VE, bias_V).float()
+            if temperature != 1:
+                logits_MV /= temperature
+            probabilities_MV = logits_MV.softmax(-1)
+            # Not the log of one probability that may be 0: the largest is at least 1 / V.
+            totals_M = logits_MV.amax(-1) - probabilities_MV.amax(-1).log()
+            logprobs_M[part] = logits_MV.gather(1, targets_M[part, None])[:, 0] - totals_M
+            entropies_M[part] = totals_M - torch.linalg.vecdot(probabilities_MV, logits_MV)
+            if slopes_ME is not None:
+                mean_ME = linear(probabilities_MV.to(weight_VE.dtype), weight_VE.t())
+                torch.sub(weight_VE[targets_M[part]], mean_ME, out=slopes_ME[part])
+        if slopes_ME is not None:
+            ctx.save_for_backward(slopes_ME if temperature == 1 else slopes_ME / temperature)
         ctx.mark_non_differentiable(entropies_M)
         return logprobs_M, entropies_M
 
     @staticmethod
     def backward(ctx: Any, grad_M: Tensor, _entropy_grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_ME, weight_VE, bias_V, targets_M, kept = ctx.saved_tensors
-        grad_hidden_ME = torch.empty_like(hidden_ME)
-        for start in range(0, hidden_ME.shape[0], ctx.rows):
-            part = slice(start, start + ctx.rows)
-            if kept is None:
-                probabilities_MV = _log_softmax(hidden_ME[part], weight_VE, bias_V, ctx.temperature).exp()
-            else:
-                probabilities_MV = kept
-            scaled_M1 = grad_M[part, None] / ctx.temperature
-            grad_logits_MV = probabilities_MV * -scaled_M1
-            grad_logits_MV.scatter_add_(1, targets_M[part, None], scaled_M1)
-            grad_hidden_ME[part] = grad_logits_MV.to(weight_VE.dtype) @ weight_VE
-        return grad_hidden_ME, None, None, None, None
-
-
-def _log_softmax(hidden_ME: Tensor, weight_VE: Tensor, bias_V: Tensor | None, temperature: float) -> Tensor:
-    return torch.log_softmax(F.linear(hidden_ME, weight_VE, bias_V).float() / temperature, dim=-1)
+        (slopes_ME,) = ctx.saved_tensors
+        return slopes_ME * grad_M[:, None].to(slopes_ME.dtype), None, None, None, None
