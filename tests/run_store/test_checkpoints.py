@@ -119,6 +119,30 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_used(run_dir: Path, da
     assert newest_step(run_dir) == 2
 
 
+def test_a_file_where_a_folder_belongs_is_damage_or_a_clear_error(run_dir: Path):
+    folder = run_dir / "checkpoints"
+    for step in (1, 2):
+        save_checkpoint(run_dir, step, writer(step))
+    (folder / "step-00000003").write_text("not a checkpoint")
+    (folder / ".writing-step-00000004").write_text("not one either")
+    (folder / "step-00000002" / "manifest.json").unlink()
+    (folder / "step-00000002" / "manifest.json").mkdir()
+    checkpoint, events = latest_checkpoint(run_dir)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    damages = [event.message.partition("(")[2].partition(")")[0] for event in events]
+    assert damages == ["it is a file", "manifest.json is a folder"]
+    (folder / "step-00000003").write_text("not a checkpoint")
+    save_checkpoint(run_dir, 3, writer(3))
+    assert newest_step(run_dir) == 3
+    folder.rename(run_dir / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"checkpoints is missing\. Put back"):
+        latest_checkpoint(run_dir)
+    folder.write_text("")
+    with pytest.raises(CheckpointError, match="checkpoints is no folder"):
+        latest_checkpoint(run_dir)
+
+
 def test_saving_a_step_twice_keeps_the_good_one_and_replaces_a_bad_one(run_dir: Path):
     path = save_checkpoint(run_dir, 1, writer(1))
     before = path.stat().st_ino

@@ -74,6 +74,9 @@ def latest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, tuple[Event, ..
     """The newest checkpoint that verifies, and what had to be done to find it: damaged ones are set aside, leftovers
     of interrupted writes are removed. For the trainer only, before it goes on."""
     folder = run_dir / "checkpoints"
+    if not folder.is_dir():  # a run that has none yet has it empty: without it, all rows would look superfluous
+        what = "is no folder" if folder.exists() else "is missing"
+        raise CheckpointError(f"{folder} {what}.", hint="Put back the folder of this run's checkpoints.")
     for leftover in (*folder.glob(f"{_WRITING}*"), *folder.glob(f"{_REMOVING}*")):
         _remove(leftover)
     events: list[Event] = []
@@ -148,7 +151,8 @@ def _prune(folder: Path) -> None:
 
 def _remove(path: Path) -> None:
     """Remove a folder if it is there. It loses its name first: one that is half removed must not look damaged."""
-    if not path.exists():
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
         return
     removing = path
     if not path.name.startswith((_WRITING, _REMOVING)):
@@ -172,6 +176,10 @@ def _damage(path: Path) -> str | None:
         manifest = _read_manifest(path)
     except FileNotFoundError:
         return f"no {_MANIFEST}"
+    except NotADirectoryError:
+        return "it is a file"
+    except IsADirectoryError:
+        return f"{_MANIFEST} is a folder"
     except ValueError as error:
         return f"{_MANIFEST}: {error}"
     for name, expected in manifest["files"].items():

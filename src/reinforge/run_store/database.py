@@ -10,6 +10,8 @@ database it opens, read-only or not:
 | -wal and -shm                 | a trainer lives, or was killed    | read-only, sharing these files        |
 | no or empty -wal, WAL mode    | a copy of run.db alone            | read-only and immutable               |
 | -wal without -shm             | a copied folder of a live run     | a private copy in a temporary folder  |
+| -journal                      | a trainer enters or leaves WAL    | when it is done                       |
+|                               | mode, or was killed while it did  | a private copy in a temporary folder  |
 
 BLOBs are compressed: the texts of prompts and completions and what reward functions printed are zlib of UTF-8, token
 arrays are packed (packing.py). Python reads them all:
@@ -33,6 +35,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from reinforge.errors import CheckpointError, SetupError, UsageError
+from reinforge.run_store.lock import is_locked
 
 SCHEMA_VERSION = 2
 
@@ -145,10 +148,10 @@ def open_reader(path: Path) -> sqlite3.Connection:
             _check_version(connection, path)
             return connection
         except sqlite3.OperationalError as error:
-            # A trainer is just entering or leaving WAL mode, or was killed while it did.
+            # A trainer is just entering or leaving WAL mode.
             if time.monotonic() >= deadline:
                 raise UsageError(
-                    f"{path} cannot be read: {error}.", hint="Resuming the run repairs it: `reinforge runs resume`."
+                    f"{path} cannot be read: {error}.", hint="Try again when its disk is well and its trainer is done."
                 ) from error
             time.sleep(0.02)
         except sqlite3.DatabaseError as error:
@@ -172,8 +175,11 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
             return _connect_private_copy(path, wal)
     if wal.exists() and wal.stat().st_size:
         return _connect_private_copy(path, wal)
-    if path.with_name(f"{path.name}-journal").exists():
-        raise sqlite3.OperationalError(f"{path} is being switched over by its trainer")
+    journal = path.with_name(f"{path.name}-journal")
+    if journal.exists():
+        if is_locked(path.with_name("lock")):
+            raise sqlite3.OperationalError("its trainer is entering or leaving WAL mode")
+        return _connect_private_copy(path, journal)
     return _connect(path, "mode=ro&immutable=1" if _is_wal(path) else "mode=ro")
 
 
@@ -189,12 +195,13 @@ def _is_wal(path: Path) -> bool:
     return False
 
 
-def _connect_private_copy(path: Path, wal: Path) -> sqlite3.Connection:
+def _connect_private_copy(path: Path, beside: Path) -> sqlite3.Connection:
+    """The database as its side file makes it: committed rows of a -wal in it, what a -journal undoes undone."""
     with tempfile.TemporaryDirectory(prefix="reinforge-") as folder:
         copy = Path(folder) / path.name
         shutil.copyfile(path, copy)
-        if wal.exists():
-            shutil.copyfile(wal, copy.with_name(wal.name))
+        if beside.exists():
+            shutil.copyfile(beside, copy.with_name(beside.name))
         source = _connect(copy, "mode=rw")
         # In memory, so that nothing has to be removed when the reader ends.
         connection = sqlite3.connect(":memory:", isolation_level=None)
