@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "config_problems": {"config"},
     "config_file": {"config", "config_problems", "errors"},
     "sandbox": LAYER_0,
-    "grading": LAYER_0 | {"sandbox"},
+    "grading": LAYER_0 | {"sandbox", "run_store.judgements"},
     "data": LAYER_0,
     "run_store": LAYER_0,
     "insight": LAYER_0 | {"run_store"},

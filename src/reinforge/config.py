@@ -98,6 +98,62 @@ class RewardFunctionSettings(_Part):
     it may be taken from a cache."""
 
 
+class JudgePrice(_Part):
+    """What the tokens of a judge cost, in the currency of `budget_cost`."""
+
+    input: Annotated[float, Field(ge=0)]
+    """Of a million tokens sent."""
+    output: Annotated[float, Field(ge=0)]
+    """Of a million tokens generated."""
+
+
+class JudgeConfig(_Part):
+    """Where judges (graders of type score_model, label_model and rubric) are asked: any endpoint that speaks OpenAI's
+    chat completions."""
+
+    base_url: str | None = None
+    """Its address with the version, for instance http://127.0.0.1:8000/v1. Prompts, columns and completions are sent
+    there, so nothing is assumed."""
+    model: str | None = None
+    """Asked by graders that name no model."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key, never the key itself. Unset: no key is sent."""
+    allow_private_addresses: bool = False
+    """Allow an address of this machine or of its local network."""
+    concurrency: Annotated[int, Field(ge=1)] = 8
+    """Most requests at once."""
+    requests_per_minute: Positive | None = None
+    """Most requests a minute, evenly spaced. Unset: only what the endpoint's 429 answers ask for."""
+    timeout_s: Positive = 60.0
+    """A request that takes longer failed."""
+    max_retries: Annotated[int, Field(ge=0)] = 6
+    """Times a failed request is sent again; then the completion is masked: left out of its group."""
+    down: Literal["wait", "pause"] = "wait"
+    """When it does not answer at all: wait, at most `max_wait_s`, then stop the run; or stop the run at once. A stopped
+    run can be resumed (exit code 5)."""
+    max_wait_s: Positive = 600.0
+    """See `down`."""
+    prices: dict[str, JudgePrice] = Field(default_factory=dict)
+    """Model -> what its tokens cost."""
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens, sent and generated, after which the run stops and can be resumed with a larger budget."""
+    budget_cost: Positive | None = None
+    """The same in money; needs `prices`."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> JudgeConfig:
+        address = (self.base_url or "https:").lower()
+        if not address.startswith(("http:", "https:")):
+            raise ValueError(f"base_url = {self.base_url!r} must begin with http:// or https://")
+        if self.api_key_env and address.startswith("http:") and not self.allow_private_addresses:
+            raise ValueError("a key is only sent over https://, or with allow_private_addresses to a local endpoint")
+        if self.api_key_env is not None and not self.api_key_env.isidentifier():
+            raise ValueError("api_key_env must be the name of an environment variable, for instance OPENAI_API_KEY")
+        if self.budget_cost is not None and not self.prices:
+            raise ValueError("budget_cost needs prices")
+        return self
+
+
 class RewardFunctionsConfig(_Part):
     """What is rewarded (S0-022..025)."""
 
@@ -115,6 +171,8 @@ class RewardFunctionsConfig(_Part):
     step, and can be resumed. 1 never stops."""
     runtime: RewardFunctionsRuntimeConfig = RewardFunctionsRuntimeConfig()
     """How they run."""
+    judge: JudgeConfig = JudgeConfig()
+    """Where judges are asked."""
 
     @model_validator(mode="after")
     def _names_are_those_of_functions(self) -> RewardFunctionsConfig:

@@ -19,6 +19,10 @@ ScoreState = Literal["ok", "error", "masked"]
 """Whose word a score is: the function's (`ok`), nobody's because the function failed (`error`: the function's fault,
 counts as 0), or nobody's because the infrastructure failed (`masked`: the completion leaves its group's comparison)."""
 
+STOPPING_KINDS = ("judge_down", "judge_unusable", "judge_budget")
+"""Kinds of masked scores after which nothing more can be judged: the judge does not answer, turns us away, or has cost
+what it may. A run stops on the first, before it learns from the step."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
