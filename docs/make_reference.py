@@ -97,6 +97,8 @@ def _annotation_words(annotation: Any) -> str:
         return " or ".join(_annotation_words(option) for option in arguments if option is not type(None))
     if origin is tuple:
         return f"list of {_annotation_words(arguments[0])}s"
+    if origin is dict and arguments[1] is Any:
+        return "table"
     if origin is dict:
         return f"table of name: {_annotation_words(arguments[1])}"
     if annotation is Callable or origin is typing.get_origin(Callable[..., Any]):

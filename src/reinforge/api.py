@@ -74,7 +74,7 @@ def train(
     grader = RewardFunctionGrader.from_config(config.reward_fns, directory)
     built = local.build(config, directory, grader, started=started, tell=watcher.note, rows=rows)
     try:
-        files = {reward_file(function.version): function.source for function in grader.functions}
+        files = {reward_file(f.version, f.file_suffix): f.source for f in grader.functions}
         if rows is not None:
             files["dataset.json"] = json.dumps(rows)
         with Run.create(Path(runs_dir), name, _stored(config), _about(built, started, directory), files) as run:

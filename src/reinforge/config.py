@@ -159,9 +159,10 @@ class RewardFunctionsConfig(_Part):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, arbitrary_types_allowed=True)
 
-    functions: dict[str, str | Callable[..., Any]] = Field(min_length=1)
+    functions: dict[str, str | dict[str, Any] | Callable[..., Any]] = Field(min_length=1)
     """Display name -> `file.py:function` (relative to the config file), `file.py` for its function `grade`, a source
-    text with a function `grade`, or in Python the function itself."""
+    text with a function `grade`, or in Python the function itself; or a grader: its table, a `file.json` with one, or a
+    built-in grader's name."""
     weights: dict[str, Annotated[float, Field(ge=-1e6, le=1e6)]] = Field(default_factory=dict)
     """Display name -> weight in the reward's sum; 1.0 where not named."""
     settings: dict[str, RewardFunctionSettings] = Field(default_factory=dict)

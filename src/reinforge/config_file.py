@@ -74,8 +74,8 @@ def to_yaml(config: GRPOConfig) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
 
 
-def _function_address(function: str | Callable[..., Any]) -> str:
-    if isinstance(function, str):
+def _function_address(function: str | dict[str, Any] | Callable[..., Any]) -> str | dict[str, Any]:
+    if isinstance(function, str | dict):
         return function
     name = getattr(function, "__qualname__", type(function).__qualname__)
     try:
@@ -306,13 +306,13 @@ def _refuse_dates(value: object, path: KeyPath, layer: _Layer) -> None:
 
 
 def _make_paths_absolute(layer: _Layer) -> None:
-    """`file.py:function`, and the model and data where they name something on this disk."""
+    """`file.py:function` and `file.json`, and the model and data where they name something on this disk."""
     functions = _table(_table(layer.values, "reward_fns"), "functions")
     for name, address in functions.items():
         if not isinstance(address, str) or "\n" in address:  # a source text names no file
             continue
         folder = Origin.find(layer.origins, ("reward_fns", "functions", name)).folder
-        if address.endswith(".py"):
+        if address.endswith((".py", ".json")):
             functions[name] = _absolute(folder, address)
         elif ".py:" in address:
             file, _, function = address.rpartition(":")

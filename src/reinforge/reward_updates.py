@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import RewardError, UsageError
-from reinforge.grading.reward_function import RewardFunction, locate, text_on_disk
+from reinforge.grading.reward_function import Reference, RewardFunction, locate, text_on_disk
 from reinforge.grading.versions import NO_VERSION, RewardUpdate, apply_update, describe_change
 from reinforge.run_store import Event, RewardUpdateRow, Run, failpoint
 from reinforge.run_store.control import REWARDS, Request, pending_requests, remove_request, write_request
@@ -81,7 +81,7 @@ class RewardUpdates:
             return
         for function in after:
             if function not in before:
-                self._run.save_reward_source(function.version, function.source)
+                self._run.save_reward_source(function.version, function.source, function.file_suffix)
         failpoint("update:after_source")
         row = RewardUpdateRow(request.id, step, tuple(map(record_of, after)), describe_change(before, after))
         self._run.record_reward_update(row)
@@ -165,7 +165,7 @@ class RunRewards:
     Set an entry to change or add a function, delete it to remove one; None leaves it as it is.
     """
 
-    reward_fns: dict[str, str | Callable[..., Any] | None]
+    reward_fns: dict[str, Reference | None]
     """Display name -> the function, or where it is: as in `RewardFunctionsConfig.functions`."""
     weights: dict[str, float | None]
     """Display name -> weight."""
@@ -179,7 +179,8 @@ def get_config(run: Path | str) -> RunRewards:
     """The reward functions a run judges by now."""
     with Run.open(Path(run)) as opened:
         functions = latest_functions(opened)
-        reward_fns = {f.name: f"{opened.reward_source(f.version).resolve()}:{f.function_name}" for f in functions}
+        files = {f.name: f"{opened.reward_source(f.version).resolve()}" for f in functions}
+    reward_fns = {f.name: f"{files[f.name]}:{f.function_name}".rstrip(":") for f in functions}
     weights = {f.name: f.weight for f in functions}
     versions = {f.name: f.version for f in functions}
     return RunRewards(dict(reward_fns), dict(weights), versions, (reward_fns, weights))

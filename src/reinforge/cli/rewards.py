@@ -32,7 +32,7 @@ def rewards_command() -> None:
 
 @rewards_command.command("update")
 @click.argument("run")
-@click.argument("changes", nargs=-1, metavar="[FILE | NAME=FILE:FUNCTION]...")
+@click.argument("changes", nargs=-1, metavar="[FILE | NAME=FILE:FUNCTION | NAME=GRADER.json]...")
 @click.option("--weight", "weights", multiple=True, metavar="NAME=WEIGHT", help="New weight of a function.")
 @click.option("--remove", "removed", multiple=True, metavar="NAME", help="Judge without this function from then on.")
 @click.option("--base", "bases", multiple=True, metavar="NAME_vN", help="Only if the run still has this version.")
@@ -95,6 +95,9 @@ def _texts(changes: Sequence[str], current: Mapping[str, RewardFunction]) -> dic
             texts[name] = locate(name, reference, Path.cwd())
             continue
         text = locate(Path(change).name, change, Path.cwd())
+        if not text.function_name:
+            texts |= _grader_texts(change, text, current)
+            continue
         defined = {fact.name for fact in describe_source(text.source, text.file_name) if fact.own}
         found = {
             name: replace(text, function_name=function.function_name)
@@ -107,6 +110,17 @@ def _texts(changes: Sequence[str], current: Mapping[str, RewardFunction]) -> dic
             raise RewardError(f"{change} has none of the run's functions ({known}).", hint=hint)
         texts |= found
     return texts
+
+
+def _grader_texts(change: str, text: SourceText, current: Mapping[str, RewardFunction]) -> dict[str, SourceText]:
+    """A grader's file is for the functions that came from it."""
+    found = {name: text for name, function in current.items() if function.file_name == text.file_name}
+    if not found:
+        raise RewardError(
+            f"{change} is a grader, and no function of the run came from it.",
+            hint=f"Name the function it is for: NAME={change}.",
+        )
+    return found
 
 
 def _weights(pairs: Sequence[str]) -> dict[str, float]:

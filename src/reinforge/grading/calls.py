@@ -10,7 +10,7 @@ from typing import Any
 from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError
 from reinforge.grading.reward_function import TRL_ARGUMENTS, RewardFunction
-from reinforge.grading.values import Value, in_words, read_value
+from reinforge.grading.values import Value, in_words, read_grader_value, read_value
 from reinforge.roles import CallResult
 from reinforge.sandbox.pool import SourceFault, UnsendableArguments, Worker, WorkerUnavailable
 from reinforge.types import Example, FinishReason, Score
@@ -69,9 +69,9 @@ def score_case(
 def _score_each(
     function: RewardFunction, case: Case, worker: Worker, runtime: RewardFunctionsRuntimeConfig
 ) -> list[Score]:
-    """Predibase and OpenAI form: one call per completion, all in one message."""
+    """Predibase and OpenAI form, and graders that run in a worker: one call per completion, all in one message."""
     shared: dict[str, object]
-    if function.dialect == "openai":
+    if function.dialect in ("openai", "grader"):
         shared = {"item": openai_item(case.example)}
         each: list[dict[str, object]] = [
             {"sample": openai_sample(text, case.finish_reason(place))} for place, text in enumerate(case.texts)
@@ -191,7 +191,9 @@ def _score_of_result(
     function: RewardFunction, result: CallResult, returned: object, *, none_applies_not: bool
 ) -> Score:
     value = Value(None, result.kind, result.message)
-    if not result.kind:
+    if not result.kind and function.dialect == "grader":
+        value = read_grader_value(returned)
+    elif not result.kind:
         value = read_value(returned, none_applies_not=none_applies_not)
     state = "error" if value.kind else "ok"
     score = _score(function, value.number, state, value.kind, value.message, result.prints, result.latency_s)

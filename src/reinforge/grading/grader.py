@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,10 @@ from reinforge.config import RewardFunctionsConfig, RewardFunctionSettings, Rewa
 from reinforge.errors import DataError
 from reinforge.grading.calls import Case
 from reinforge.grading.failures import settle
+from reinforge.grading.futures import when_all
 from reinforge.grading.reward_function import RewardFunction, load_reward_functions
-from reinforge.grading.scorers import Scorer, start_scorer
+from reinforge.grading.scorers import Scorer
+from reinforge.grading.start import start_scorer
 from reinforge.sandbox.pool import Limits
 from reinforge.types import Completion, Example, Grade, Prompt, Score
 
@@ -72,7 +72,7 @@ class RewardFunctionGrader:
 
     def grade_case(self, case: Case) -> Future[tuple[Grade, ...]]:
         """Start judging; the grades are in the order of `case.texts`."""
-        return _when_all([scorer.submit(case) for scorer in self._scorers], self._grades_of)
+        return when_all([scorer.submit(case) for scorer in self._scorers], self._grades_of)
 
     def _grades_of(self, scores_per_function: list[list[Score]]) -> tuple[Grade, ...]:
         per_completion = zip(*scores_per_function, strict=True)
@@ -119,37 +119,3 @@ def _example_of(row: Mapping[str, Any], index: int) -> Example:
 
 def _same_example(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return {k: one[k] for k in one if k != "completion"} == {k: other[k] for k in other if k != "completion"}
-
-
-def _when_all(
-    futures: Sequence[Future[list[Score]]], combine: Callable[[list[list[Score]]], tuple[Grade, ...]]
-) -> Future[tuple[Grade, ...]]:
-    """A future of all results, without a thread that waits for them."""
-    combined: Future[tuple[Grade, ...]] = Future()
-    combined.set_running_or_notify_cancel()
-    countdown = _Countdown(len(futures))
-
-    def one_done(_: Future[list[Score]]) -> None:
-        if not countdown.is_last():
-            return
-        try:
-            combined.set_result(combine([future.result() for future in futures]))
-        except BaseException as error:  # noqa: BLE001  (it belongs to whoever waits for the future)
-            combined.set_exception(error)
-
-    for future in futures:
-        future.add_done_callback(one_done)
-    return combined
-
-
-@dataclass(slots=True)
-class _Countdown:
-    """Counts ends of concurrent tasks; exactly one of them is told that it was the last."""
-
-    left: int
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def is_last(self) -> bool:
-        with self.lock:
-            self.left -= 1
-            return self.left == 0

@@ -13,11 +13,16 @@ A function with a parameter named `prompts` or `completions` is `trl`; one with 
 
 A function is given as `file.py:function`, as `file.py` (the file's function `grade`), as source text of more than one
 line (its function `grade`), or in Python as the function itself.
+
+A fourth dialect, `grader`, is no Python: a grader of OpenAI's language (spec.py) or a built-in one. It is given as its
+table, as `file.json`, or by a built-in's name; its source is the grader's JSON text.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import json
 import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,15 +30,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reinforge.errors import RewardError
+from reinforge.grading import builtin
 from reinforge.grading.callable_source import source_of_callable
+from reinforge.grading.grader_json import read_json
+from reinforge.grading.spec import GraderNode, PythonGrader, canonical_text, columns_of, read, walk
 from reinforge.sandbox.pool import FunctionFacts, Limits, Parameter, SourceFault, Worker, WorkerUnavailable
 
-Dialect = Literal["predibase", "trl", "openai"]
+Dialect = Literal["predibase", "trl", "openai", "grader"]
 
 FORMS = """Accepted forms:
   def reward(prompt, completion, example): ...        # returns one number; example holds the row's columns as text
   def reward(prompts, completions, **columns): ...    # returns a list with one number (or None) per completion
   def grade(sample, item): ...                        # returns one number; sample["output_text"] is the completion"""
+Reference = str | Mapping[str, Any] | Callable[..., Any]
+"""How a config gives a function: where it is, its text, a grader's table, or the function itself."""
 DEFAULT_FUNCTION = "grade"
 """Of a file or text given without naming one."""
 TOO_LONG_HINT = "It is sent to every worker and kept with every version: put tables and texts into columns of the data."
@@ -47,7 +57,7 @@ class SourceText:
     file_name: str
     """For tracebacks."""
     function_name: str
-    """In `source`."""
+    """In `source`; empty when that is a grader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,7 @@ class RewardFunction:
     file_name: str
     """For tracebacks."""
     function_name: str
-    """In `source`."""
+    """In `source`; empty for a grader."""
     dialect: Dialect
     parameters: tuple[Parameter, ...]
     weight: float = 1.0
@@ -91,12 +101,20 @@ class RewardFunction:
 
     @property
     def required_columns(self) -> tuple[str, ...]:
-        """Columns without which a TRL-form call must fail. (What a Predibase-form function reads, nobody knows.)"""
+        """Columns without which a TRL-form call or a grader must fail. (What other functions read, nobody knows.)"""
+        if self.dialect == "grader":
+            names = columns_of(read(json.loads(self.source), self.file_name))
+            return tuple(name for name in names if name not in ("prompt", "messages", "tools"))
         if self.dialect != "trl":
             return ()
         return tuple(
             p.name for p in self.parameters if p.by_keyword and not p.has_default and p.name not in TRL_ARGUMENTS
         )
+
+    @property
+    def file_suffix(self) -> str:
+        """What a file with its source ends in."""
+        return ".json" if self.dialect == "grader" else ".py"
 
     @property
     def takes_token_ids(self) -> bool:
@@ -134,12 +152,12 @@ def detect_dialect(parameters: tuple[Parameter, ...]) -> Dialect | None:
 
 
 def load_reward_functions(
-    functions: Mapping[str, str | Callable[..., Any]],
+    functions: Mapping[str, Reference],
     weights: Mapping[str, float],
     base_dir: Path,
     limits: Limits | None = None,
 ) -> tuple[RewardFunction, ...]:
-    """Load every function of a config: display name -> `file.py:function` or the Python function itself.
+    """Load every function of a config: display name -> what `locate` takes.
 
     Raises RewardError naming the function, the file and line, and the fix.
     """
@@ -147,6 +165,9 @@ def load_reward_functions(
     facts_by_source: dict[tuple[str, str], tuple[FunctionFacts, ...]] = {}
     for name, reference in functions.items():
         text = locate(name, reference, base_dir)
+        if not text.function_name:
+            loaded.append(load_text(name, text, weight=weights.get(name, 1.0), limits=limits))
+            continue
         key = (text.source, text.file_name)
         if key not in facts_by_source:
             facts_by_source[key] = describe_source(text.source, text.file_name, limits)
@@ -159,13 +180,18 @@ def load_text(
     name: str, text: SourceText, *, weight: float = 1.0, number: int = 1, limits: Limits | None = None
 ) -> RewardFunction:
     """Load one function as its version `<name>_v<number>`; RewardError when it cannot be."""
+    if not text.function_name:
+        return _build_grader(name, text, weight, number, limits)
     fact = _find(name, text, describe_source(text.source, text.file_name, limits))
     return _build(name, text, fact, weight, number)
 
 
 def load_rewards_file(reference: str, base_dir: Path, limits: Limits | None = None) -> tuple[RewardFunction, ...]:
-    """`rewards.py:function`, or all functions of `rewards.py` that have a known form by their parameters' names."""
+    """`rewards.py:function`, or all functions of `rewards.py` that have a known form by their parameters' names; or a
+    grader, as `grader.json` or by a built-in's name."""
     _, colon, function_name = reference.rpartition(":")
+    if reference.endswith(".json") or reference in builtin.BUILTINS:
+        return load_reward_functions({Path(reference).stem: reference}, {}, base_dir, limits)
     if colon and not reference.endswith(".py"):
         return load_reward_functions({function_name: reference}, {}, base_dir, limits)
     source, file_name = _read(reference, reference, base_dir)
@@ -202,26 +228,59 @@ def _load_hint(fault: SourceFault) -> str:
     return TOO_LONG_HINT if fault.text.startswith("the source has") else ""
 
 
-def locate(name: str, reference: str | Callable[..., Any], base_dir: Path) -> SourceText:
+def locate(name: str, reference: Reference, base_dir: Path) -> SourceText:
     """The text that one entry of the config means; RewardError when there is none."""
+    if isinstance(reference, Mapping):
+        return _grader_text(read(reference, f'reward function "{name}"'), f"<{name}>")
     if not isinstance(reference, str):
         return SourceText(*source_of_callable(name, reference))
+    if reference.endswith(".json"):
+        source, file_name = _read(name, reference, base_dir)
+        return _grader_text(read_json(source, file_name), file_name)
+    if reference in builtin.BUILTINS:
+        return _grader_text(read({"type": reference}, f'reward function "{name}"'), f"<{name}>")
     if "\n" in reference:
         return SourceText(reference, f"<{name}>", DEFAULT_FUNCTION)
     if reference.endswith(".py"):
         return SourceText(*_read(name, reference, base_dir), DEFAULT_FUNCTION)
     path, colon, function_name = reference.rpartition(":")
     if not colon or not path or not function_name.isidentifier():
+        close = difflib.get_close_matches(reference, builtin.BUILTINS, n=1)
+        meant_builtin = f", or the built-in grader {close[0]}" if close else ""
         raise RewardError(
             f'reward function "{name}" is given as "{reference}", which names no function.',
-            hint=f'Write it as file.py:function, for instance "{reference.rstrip(":")}:{name}".',
+            hint=f'Write it as file.py:function, for instance "{reference.rstrip(":")}:{name}"{meant_builtin}.',
         )
     return SourceText(*_read(name, path, base_dir), function_name)
+
+
+def _grader_text(node: GraderNode, file_name: str) -> SourceText:
+    return SourceText(canonical_text(node), file_name, "")
+
+
+def _build_grader(name: str, text: SourceText, weight: float, number: int, limits: Limits | None) -> RewardFunction:
+    """Python inside it is loaded too, so that a run does not start with what cannot judge."""
+    node = read(json.loads(text.source), text.file_name)
+    for path, part in walk(node):
+        if isinstance(part, PythonGrader):
+            place = ".".join([f"{name}", *path, "source"])
+            fact = _find(
+                place,
+                SourceText(part.source, f"<{place}>", DEFAULT_FUNCTION),
+                describe_source(part.source, f"<{place}>", limits),
+            )
+            if detect_dialect(fact.parameters) != "openai":
+                raise RewardError(f"<{place}>:{fact.line}: grade must have the parameters sample and item.", hint=FORMS)
+    return RewardFunction(
+        name, f"{name}_v{number}", text.source, text.file_name, "", "grader", (), weight, doc=node.type
+    )
 
 
 def text_on_disk(function: RewardFunction) -> str | None:
     """What the file that a function came from holds now; None when it came from none, or there is none any more."""
     try:
+        if function.dialect == "grader":
+            return locate(function.name, function.file_name, Path()).source
         return _read(function.name, function.file_name, Path())[0]
     except RewardError:
         return None

@@ -6,10 +6,11 @@ import queue
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
+from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.grading.cache import ScoreCache
 from reinforge.grading.calls import Case, score_case
 from reinforge.grading.reward_function import RewardFunction
+from reinforge.sandbox.launch import Tier
 from reinforge.sandbox.pool import Limits, Worker
 from reinforge.types import Score
 
@@ -32,22 +33,27 @@ class Scorer(Protocol):
         ...
 
 
-def start_scorer(
-    function: RewardFunction, runtime: RewardFunctionsRuntimeConfig, settings: RewardFunctionSettings | None = None
-) -> Scorer:
-    """The scorer that a function's dialect asks for."""
-    return FunctionWorkers(function, runtime, pure=settings is not None and settings.pure)
-
-
 class FunctionWorkers:
     """The worker processes of one reward function, each with a thread that waits for it."""
 
-    def __init__(self, function: RewardFunction, runtime: RewardFunctionsRuntimeConfig, *, pure: bool = False) -> None:
+    def __init__(
+        self,
+        function: RewardFunction,
+        runtime: RewardFunctionsRuntimeConfig,
+        *,
+        pure: bool = False,
+        called: RewardFunction | None = None,
+        tier: Tier | None = None,
+    ) -> None:
+        """`called` is the Python function that judges in its place, for functions that are no Python themselves."""
         limits = Limits.from_config(runtime)
-        self._cache = ScoreCache(by_token_ids=function.takes_token_ids) if pure else None
+        self._called = called or function
+        self._cache = ScoreCache(by_token_ids=self._called.takes_token_ids) if pure else None
         self.function = function
         self._runtime = runtime
-        self._workers = [Worker(function.source, function.file_name, limits) for _ in range(runtime.workers)]
+        self._workers = [
+            Worker(self._called.source, self._called.file_name, limits, tier) for _ in range(runtime.workers)
+        ]
         self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._free.put(worker)
@@ -65,7 +71,7 @@ class FunctionWorkers:
         worker = self._free.get()
         try:
             # Pure: what a batched function prints must not depend on which completions the cache had.
-            return score_case(self.function, case, worker, self._runtime, singly=self._cache is not None)
+            return score_case(self._called, case, worker, self._runtime, singly=self._cache is not None)
         finally:
             self._free.put(worker)
 

@@ -73,6 +73,17 @@ def read_value(returned: object, *, none_applies_not: bool) -> Value:
     return Value(None, "not_a_number", f"returned {in_words(returned)}, not a number")
 
 
+def read_grader_value(returned: object) -> Value:
+    """What `local_grader` returned: a result, or the fault that kept it from one.
+
+    >>> read_grader_value({"fault": "formula_parse_error", "message": "1 / 0", "metrics": {"a": 0.0}})
+    Value(number=None, kind='formula_parse_error', message='1 / 0')
+    """
+    if isinstance(returned, dict) and set(returned) == {"fault", "message", "metrics"}:
+        return Value(None, str(returned["fault"]), str(returned["message"]), returned["metrics"])
+    return read_value(returned, none_applies_not=False)
+
+
 RESULT_KEYS = ("score", "valid", "reason", "metrics")
 
 

@@ -186,9 +186,9 @@ class Run(RowReader):
         replace_durably(path, json.dumps(dict(evaluation), indent=2, allow_nan=False).encode())
         return path
 
-    def save_reward_source(self, version: str, source: str) -> Path:
+    def save_reward_source(self, version: str, source: str, suffix: str = ".py") -> Path:
         """Write the text of one version of a reward function."""
-        path = self.reward_source(version)
+        path = self.path / reward_file(version, suffix)
         replace_durably(path, source.encode("utf-8", "surrogatepass"))
         return path
 
@@ -198,7 +198,8 @@ class Run(RowReader):
 
     def reward_source(self, version: str) -> Path:
         """Where the text of one version of a reward function lies."""
-        return self.path / reward_file(version)
+        grader = self.path / reward_file(version, ".json")
+        return grader if grader.exists() else self.path / reward_file(version)
 
     def take_stop_request(self) -> str | None:
         """The reason in `control/stop`, if someone asked for a stop; the request is then used up."""
@@ -325,13 +326,13 @@ class Run(RowReader):
         failpoint(f"{name}:after_commit")
 
 
-def reward_file(version: str) -> str:
-    """Path of a reward function's text in the run's directory.
+def reward_file(version: str, suffix: str = ".py") -> str:
+    """Path of a reward function's text in the run's directory; a grader's ends in .json.
 
     >>> reward_file("format/strict_v1")
     'rewards/format%2Fstrict_v1.py'
     """
-    return f"rewards/{quote(version, safe=' ')}.py"
+    return f"rewards/{quote(version, safe=' ')}{suffix}"
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
