@@ -3,7 +3,8 @@
 #   make demo     train a model on this machine's CPU and watch it get better (about two minutes)
 #   make test     what CI runs: check, then every test but the long proofs
 #   make prove    the long proofs, each writes a dated page into docs/proofs; also one by one: make prove-kills,
-#                 prove-transformers (lowest and highest version allowed), prove-demo (seeds 0 to 4)
+#                 prove-transformers (lowest and highest version allowed), prove-demo (seeds 0 to 4),
+#                 prove-replay (other rewards on a run's completions, ten of them by hand)
 #   make bench    Reinforge against TRL on this CPU, and where our time goes (under 30 minutes)
 #   make check    lint, format and types only
 #   make docs     write the reference pages anew from the code
@@ -17,7 +18,7 @@ PYTHON ?=
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 WORKERS ?= 2
 
-PROOFS := prove-kills prove-transformers prove-demo
+PROOFS := prove-kills prove-transformers prove-demo prove-replay
 
 .PHONY: demo test prove $(PROOFS) bench check docs clean
 
@@ -32,6 +33,7 @@ prove: $(PROOFS)
 prove-kills: PROOF := kills
 prove-transformers: PROOF := transformers_bounds
 prove-demo: PROOF := demo_seeds
+prove-replay: PROOF := replay
 $(PROOFS): .venv/.dev
 	PYTHONPATH=tests $(BIN)/python -m prove.$(PROOF)
 

@@ -134,7 +134,7 @@ def evaluate(
         if found.run is None:
             raise UsageError(f"{subject} is no run, so what to evaluate it on is unknown.", hint="Add --config CONFIG.")
         with Run.open(found.run) as run:
-            config, directory, rows = stored_config(run), Path(run.about["base_dir"]), _stored_rows(run)
+            config, directory, rows = stored_config(run), Path(run.about["base_dir"]), stored_rows(run)
             grader = stored_grader(run, latest_functions(run))
     else:
         grader = RewardFunctionGrader.from_config(config.reward_fns, directory)
@@ -251,7 +251,7 @@ def rebuild(run: Run, watcher: Watcher) -> LocalRun:
     from reinforge.cluster import local
     from reinforge.reward_updates import run_functions
 
-    config, rows = stored_config(run), _stored_rows(run)
+    config, rows = stored_config(run), stored_rows(run)
     started = datetime.datetime.fromisoformat(run.about["started"])
     base_dir, recorded = Path(run.about["base_dir"]), run.accidents()
     grader = stored_grader(run, run_functions(run))
@@ -286,7 +286,7 @@ def _as_stored(dataset: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _stored_rows(run: Run) -> list[dict[str, Any]] | None:
+def stored_rows(run: Run) -> list[dict[str, Any]] | None:
     """The rows a Python program handed in; None when the config names the data."""
     path = run.path / "dataset.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reinforge.cli.options import find_run, runs_dir_option
+from reinforge.cli.reward_replay import replay_command
 from reinforge.cli.text import figure, say, visible
 from reinforge.errors import RewardError, UsageError
 
@@ -28,6 +29,9 @@ PAGE = 1000
 @click.group("rewards")
 def rewards_command() -> None:
     """Change the reward functions of a run, and read what they did."""
+
+
+rewards_command.add_command(replay_command)
 
 
 @rewards_command.command("update")
@@ -64,12 +68,12 @@ def update_command(
     path = find_run(run, runs_dir)
     with Run.open(path) as opened:
         current = {function.name: function for function in latest_functions(opened)}
-    texts = _texts(changes, current)
-    named = {**texts, **_weights(weights), **dict.fromkeys(removed)}
+    texts = changed_texts(changes, current)
+    named = {**texts, **changed_weights(weights), **dict.fromkeys(removed)}
     if not named:
         raise UsageError("Nothing is to be changed.", hint="Name a file, --weight NAME=WEIGHT or --remove NAME.")
     base = {name: current[name].version if name in current else "" for name in named} | _bases(bases)
-    update = RewardUpdate(texts, _weights(weights), removed, base, at_step)
+    update = RewardUpdate(texts, changed_weights(weights), removed, base, at_step)
     request = request_update(path, update)
     taken = wait_for_update(path, request, wait_s)
     if as_json:
@@ -82,7 +86,7 @@ def update_command(
         say(f"look: reinforge runs show {path}")
 
 
-def _texts(changes: Sequence[str], current: Mapping[str, RewardFunction]) -> dict[str, SourceText]:
+def changed_texts(changes: Sequence[str], current: Mapping[str, RewardFunction]) -> dict[str, SourceText]:
     """Display name -> new text."""
     from dataclasses import replace
 
@@ -123,7 +127,7 @@ def _grader_texts(change: str, text: SourceText, current: Mapping[str, RewardFun
     return found
 
 
-def _weights(pairs: Sequence[str]) -> dict[str, float]:
+def changed_weights(pairs: Sequence[str]) -> dict[str, float]:
     weights = {}
     for pair in pairs:
         name, _, weight = pair.rpartition("=")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -15,10 +13,10 @@ from typing import Any
 
 import torch
 
-from reinforge.config import DataConfig, GRPOConfig, SamplingParams
-from reinforge.data.dataset import examples_from_rows, load_examples
+from reinforge.config import GRPOConfig, SamplingParams
+from reinforge.data.dataset import load_examples
+from reinforge.data.load import fingerprint, load_data
 from reinforge.data.render import Renderer, longest_answer_tokens, max_tokens_for, render_prompts
-from reinforge.data.split import split_examples
 from reinforge.errors import ConfigError, RewardError
 from reinforge.grading.calls import columns_needed
 from reinforge.grading.grader import RewardFunctionGrader
@@ -73,7 +71,7 @@ def build(
     a resumed run must give again (grading/replay.py).
     """
     try:
-        train_examples, heldout_examples = _load_data(config, base_dir, rows, tell)
+        train_examples, heldout_examples = load_data(config.data, base_dir, config.seed, rows, tell)
         _check_columns(grader, train_examples[0])
         _tell_warnings(grader, config, train_examples, tell)
         policy = load_policy(
@@ -100,7 +98,7 @@ def build(
         grader.close()
         raise
     fingerprints = {
-        "data": _fingerprint_examples([*train_examples, *heldout_examples]),
+        "data": fingerprint([*train_examples, *heldout_examples]),
         "base_model": _fingerprint_folder(policy.folder),
     }
     judge = ReplayingGrader(grader, recorded) if recorded else grader
@@ -132,7 +130,7 @@ def evaluation(
         if data is not None:
             examples = load_examples(config.data.model_copy(update={"path": data}), base_dir)
         else:
-            _, examples = _load_data(config, base_dir, rows, tell)
+            _, examples = load_data(config.data, base_dir, config.seed, rows, tell)
         policy = subject.load(dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code)
         torch.set_num_threads(pick_threads(config.threads, policy.parameter_counts()[1]))
         renderer = Renderer.from_folder(policy.folder)
@@ -177,26 +175,6 @@ def _tell_warnings(grader: RewardFunctionGrader, config: GRPOConfig, examples: S
     typed = config.reward_fns.runtime.typed_examples
     for warning in lint_functions(grader.functions, typed=typed, columns=column_types(examples)):
         tell(f"warning  {warning}")
-
-
-def _gaps(examples: Sequence[Example]) -> Counter[str]:
-    """Columns that lack a value in some rows, and in how many."""
-    return Counter(name for example in examples for name, value in example.columns.items() if value is None)
-
-
-def _load_data(
-    config: GRPOConfig, base_dir: Path, rows: Rows | None, tell: Tell
-) -> tuple[list[Example], list[Example]]:
-    data = config.data
-    if rows is None and data.path is None:
-        raise ConfigError("data.path is not set, so there is nothing to train on.", hint="Set it, or use --data PATH.")
-    examples = load_examples(data, base_dir) if rows is None else examples_from_rows(rows, data)
-    for column, count in _gaps(examples).items():
-        tell(f'column "{column}" has no value in {count} of {len(examples)} rows (reward functions see None)')
-    if data.heldout_path is None:
-        return split_examples(examples, data.heldout, data.stratify_column, config.seed)
-    apart = DataConfig.model_validate(data.model_dump() | {"path": data.heldout_path, "heldout_path": None})
-    return examples, load_examples(apart, base_dir)
 
 
 def _task(
@@ -247,14 +225,6 @@ def _learning_rate(config: GRPOConfig, base_parameters: int, tell: Tell) -> floa
     rate, reason = default_learning_rate(base_parameters, config.lora.rank, config.lora.lora_alpha)
     tell(reason)
     return rate
-
-
-def _fingerprint_examples(examples: Sequence[Example]) -> str:
-    digest = hashlib.sha256()
-    for example in examples:
-        row = [example.index, example.prompt, dict(example.columns), example.tools]
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 def _fingerprint_folder(folder: Path) -> str:
