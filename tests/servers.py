@@ -51,7 +51,7 @@ class Server:
 
 
 def requests_on(connection: socket.socket) -> Iterator[tuple[bytes, bytes]]:
-    """(head, body) of each request that comes over a connection; bodies by Content-Length only."""
+    """(head, body) of each request that comes over a connection, until one is the last; bodies by Content-Length."""
     received = b""
     while True:
         while b"\r\n\r\n" not in received:
@@ -69,6 +69,8 @@ def requests_on(connection: socket.socket) -> Iterator[tuple[bytes, bytes]]:
             received += part
         body, received = received[:size], received[size:]
         yield head, body
+        if b"\r\nconnection: close" in head.lower():
+            return
 
 
 def answer(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:

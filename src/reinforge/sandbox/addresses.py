@@ -133,3 +133,13 @@ def split_port(text: str) -> tuple[str, int | None]:
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise ValueError(f"{text[:MAX_HOST]!r} has no port between 1 and 65535")
     return canonical_host(host), int(port)
+
+
+def with_port(host: str, port: int, unless: int | None = None) -> str:
+    """A host in one spelling and its port, as URLs and messages have them.
+
+    >>> with_port("::1", 80), with_port("a.example", 443, unless=443)
+    ('[::1]:80', 'a.example')
+    """
+    written = f"[{host}]" if ":" in host else host
+    return written if port == unless else f"{written}:{port}"

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from reinforge.errors import ConfigError, NetworkError
-from reinforge.sandbox.addresses import Address, canonical_host, reach_of, split_port
+from reinforge.sandbox.addresses import Address, canonical_host, reach_of, split_port, with_port
 
 USUAL_PORTS = (80, 443)
 MAX_ADDRESSES = 6
@@ -80,14 +80,13 @@ class EgressPolicy:
         of_host = [rule for rule in _rules(self.allowed_hosts, setting) if rule.names(name)]
         if any(port in rule.ports for rule in of_host):
             return name
-        written = f"[{name}]" if ":" in name else name
         if of_host:
             ports = " and ".join(str(port) for port in sorted({port for rule in of_host for port in rule.ports}))
-            message = f"{written} is in {setting} with port {ports}, not {port}."
-            raise NetworkError(message, kind="refused", hint=f'Add "{written}:{port}" there to allow it.')
+            message = f"{name} is in {setting} with port {ports}, not {port}."
+            raise NetworkError(message, kind="refused", hint=f'Add "{with_port(name, port)}" there to allow it.')
         known = ", ".join(self.allowed_hosts) or "there are none"
-        hint = f'Add "{written if port in USUAL_PORTS else f"{written}:{port}"}" there to allow it.'
-        raise NetworkError(f"{written} is none of the hosts in {setting} ({known}).", kind="refused", hint=hint)
+        hint = f'Add "{with_port(name, port, unless=port if port in USUAL_PORTS else None)}" there to allow it.'
+        raise NetworkError(f"{name} is none of the hosts in {setting} ({known}).", kind="refused", hint=hint)
 
     def look_up(self, host: str, port: int) -> Future[list[str]]:
         """The addresses of a host that `check` let through, those that may be connected to; NetworkError without any.

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from reinforge.errors import NetworkError
+from reinforge.sandbox.addresses import with_port
 from reinforge.sandbox.egress import EgressPolicy
 
 MAX_IDLE_S = 30.0
@@ -188,8 +189,7 @@ class _Server(NamedTuple):
         return f"{self.scheme}://{self.as_header()}"
 
     def as_header(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+        return with_port(self.host, self.port, unless=_PORTS[self.scheme])
 
 
 class _Request(NamedTuple):
