@@ -71,7 +71,7 @@ def train(
     directory = (base_dir or Path.cwd()).resolve()
     if (directory / config.base_model).is_dir():
         config = config.model_copy(update={"base_model": str(directory / config.base_model)})
-    grader = RewardFunctionGrader.from_config(config.reward_fns, directory)
+    grader = RewardFunctionGrader.from_config(config.reward_fns, directory, watcher.note)
     built = local.build(config, directory, grader, started=started, tell=watcher.note, rows=rows)
     try:
         files = {reward_file(f.version, f.file_suffix): f.source for f in grader.functions}
@@ -135,9 +135,9 @@ def evaluate(
             raise UsageError(f"{subject} is no run, so what to evaluate it on is unknown.", hint="Add --config CONFIG.")
         with Run.open(found.run) as run:
             config, directory, rows = stored_config(run), Path(run.about["base_dir"]), stored_rows(run)
-            grader = stored_grader(run, latest_functions(run))
+            grader = stored_grader(run, latest_functions(run), watcher)
     else:
-        grader = RewardFunctionGrader.from_config(config.reward_fns, directory)
+        grader = RewardFunctionGrader.from_config(config.reward_fns, directory, watcher.note)
     with local.evaluation(config, directory, grader, found, data=data, tell=watcher.note, rows=rows) as built:
         settings = config.eval if data is None else config.eval.model_copy(update={"max_prompts": None})
         evaluation, groups = score(built.prompts, built.sampler, built.grader, settings, config.seed)
@@ -254,7 +254,7 @@ def rebuild(run: Run, watcher: Watcher) -> LocalRun:
     config, rows = stored_config(run), stored_rows(run)
     started = datetime.datetime.fromisoformat(run.about["started"])
     base_dir, recorded = Path(run.about["base_dir"]), run.accidents()
-    grader = stored_grader(run, run_functions(run))
+    grader = stored_grader(run, run_functions(run), watcher)
     built = local.build(config, base_dir, grader, started=started, tell=watcher.note, rows=rows, recorded=recorded)
     for what, fingerprint in built.fingerprints.items():
         if run.about["fingerprints"][what] != fingerprint:
@@ -299,12 +299,12 @@ def stored_config(run: Run) -> GRPOConfig:
     return GRPOConfig.model_validate(run.config())
 
 
-def stored_grader(run: Run, functions: Sequence[RewardFunction]) -> RewardFunctionGrader:
+def stored_grader(run: Run, functions: Sequence[RewardFunction], watcher: Watcher) -> RewardFunctionGrader:
     """Judges by functions of the run as it stored them, whatever their files say now."""
     from reinforge.grading.grader import RewardFunctionGrader
 
     config = stored_config(run).reward_fns
-    return RewardFunctionGrader(functions, config.runtime, config.settings)
+    return RewardFunctionGrader(functions, config.runtime, config.settings, watcher.note)
 
 
 def restore(built: LocalRun, run: Run, watcher: Watcher) -> TrainState:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from reinforge.requirements import read_requirements
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -80,6 +82,19 @@ class RewardFunctionsRuntimeConfig(_Part):
     globals or to the interpreter reaches another. Costs about a millisecond per call."""
     unsafe_no_sandbox: bool = False
     """Run reward functions without isolation where this machine offers none. Only for code you trust."""
+    packages: tuple[str, ...] = ()
+    """Packages that the reward functions import, for instance [rapidfuzz, "numpy>=2,<3"], or `openai-grader` for those
+    of OpenAI's grader image. They get an environment of their own, in which Reinforge's packages are missing (S0-043).
+    Unset: functions see what is installed beside Reinforge."""
+    packages_timeout_s: Positive = 600.0
+    """Installing the packages may take this long."""
+    max_packages_gb: Positive = 4.0
+    """Disk space in GiB that installing the packages may take."""
+
+    @field_validator("packages")
+    @classmethod
+    def _are_requirements(cls, packages: tuple[str, ...]) -> tuple[str, ...]:
+        return read_requirements(packages)
 
 
 class RewardFunctionSettings(_Part):

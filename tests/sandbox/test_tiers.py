@@ -164,7 +164,7 @@ def test_the_interpreter_is_found_through_links(monkeypatch, tmp_path):
     link.parent.mkdir(parents=True)
     link.symlink_to("../../opt/bin/python")
     monkeypatch.setattr(sys, "executable", str(link))
-    paths = launch.interpreter_paths()
+    paths = launch.interpreter_paths(Limits())
     assert {str(tmp_path / "opt"), sys.prefix, sys.base_prefix} <= set(paths)
     assert "/" not in paths
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from reinforge.grading.futures import when_all
 from reinforge.grading.reward_function import RewardFunction, load_reward_functions
 from reinforge.grading.scorers import Scorer
 from reinforge.grading.start import start_scorer
+from reinforge.sandbox.environments import Tell, lock_packages, provide, silent
 from reinforge.sandbox.pool import Limits
 from reinforge.types import Completion, Example, Grade, Prompt, Score
 
@@ -31,8 +33,10 @@ class RewardFunctionGrader:
         functions: Sequence[RewardFunction],
         runtime: RewardFunctionsRuntimeConfig | None = None,
         settings: Mapping[str, RewardFunctionSettings] | None = None,
+        tell: Tell = silent,
     ) -> None:
-        """`settings` by display name; they hold for every version."""
+        """`settings` by display name; they hold for every version. `tell` is called with what takes long."""
+        self._tell = tell
         self._runtime = runtime or RewardFunctionsRuntimeConfig()
         self._settings = dict(settings or {})
         self._scorers = [self._start(function) for function in functions]
@@ -50,14 +54,15 @@ class RewardFunctionGrader:
         self._scorers = [kept.get(function.version) or self._start(function) for function in functions]
 
     def _start(self, function: RewardFunction) -> Scorer:
+        provide(function.packages, self._runtime, self._tell)
         return start_scorer(function, self._runtime, self._settings.get(function.name))
 
     @classmethod
-    def from_config(cls, config: RewardFunctionsConfig, base_dir: Path) -> RewardFunctionGrader:
-        """Load and check the functions of a config (RewardError)."""
-        limits = Limits.from_config(config.runtime)
+    def from_config(cls, config: RewardFunctionsConfig, base_dir: Path, tell: Tell = silent) -> RewardFunctionGrader:
+        """Install what the functions of a config need (SetupError); load and check them (RewardError)."""
+        limits = replace(Limits.from_config(config.runtime), packages=lock_packages(config.runtime, tell))
         functions = load_reward_functions(config.functions, config.weights, base_dir, limits)
-        return cls(functions, config.runtime, config.settings)
+        return cls(functions, config.runtime, config.settings, tell)
 
     def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> Future[tuple[Grade, ...]]:
         """See roles.Grader."""

@@ -24,7 +24,7 @@ import difflib
 import hashlib
 import json
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +79,8 @@ class RewardFunction:
     weight: float = 1.0
     doc: str = ""
     """First line of its docstring."""
+    packages: tuple[str, ...] = ()
+    """`name==version` of the environment it runs in (sandbox/environments.py); (): what is installed beside us."""
 
     @property
     def sha256(self) -> str:
@@ -94,7 +96,8 @@ class RewardFunction:
         """The function that `to_record` wrote; RewardError when its text has changed since."""
         fields = {key: value for key, value in record.items() if key != "sha256"}
         parameters = tuple(Parameter(**parameter) for parameter in fields.pop("parameters"))
-        function = cls(**fields, parameters=parameters)
+        packages = tuple(fields.pop("packages", ()))
+        function = cls(**fields, parameters=parameters, packages=packages)
         if function.sha256 != record["sha256"]:
             raise RewardError(f"the recorded source of {function.version} does not match its sha256.")
         return function
@@ -172,7 +175,7 @@ def load_reward_functions(
         if key not in facts_by_source:
             facts_by_source[key] = describe_source(text.source, text.file_name, limits)
         fact = _find(name, text, facts_by_source[key])
-        loaded.append(_build(name, text, fact, weights.get(name, 1.0)))
+        loaded.append(_build(name, text, fact, limits, weights.get(name, 1.0)))
     return tuple(loaded)
 
 
@@ -183,7 +186,7 @@ def load_text(
     if not text.function_name:
         return _build_grader(name, text, weight, number, limits)
     fact = _find(name, text, describe_source(text.source, text.file_name, limits))
-    return _build(name, text, fact, weight, number)
+    return _build(name, text, fact, limits, weight, number)
 
 
 def load_rewards_file(reference: str, base_dir: Path, limits: Limits | None = None) -> tuple[RewardFunction, ...]:
@@ -202,30 +205,34 @@ def load_rewards_file(reference: str, base_dir: Path, limits: Limits | None = No
     ]
     if not facts:
         raise RewardError(f"{file_name} has no reward function.", hint=FORMS)
-    return tuple(_build(fact.name, SourceText(source, file_name, fact.name), fact, 1.0) for fact in facts)
+    return tuple(_build(fact.name, SourceText(source, file_name, fact.name), fact, limits) for fact in facts)
 
 
 def describe_source(source: str, file_name: str, limits: Limits | None = None) -> tuple[FunctionFacts, ...]:
     """The functions of a module text, as a worker sees them; RewardError when it does not load."""
+    packages = limits.packages if limits else ()
     worker = Worker(source, file_name, limits)
     try:
         return worker.describe()
     except SourceFault as fault:
         place = f"{file_name}:{fault.line}" if fault.line else file_name
-        raise RewardError(f"{place}: {fault.text}.", hint=_load_hint(fault)) from None
+        raise RewardError(f"{place}: {fault.text}.", hint=_load_hint(fault, packages)) from None
     except WorkerUnavailable as error:
         raise RewardError(f"{file_name}: {error}.") from error
     finally:
         worker.close()
 
 
-def _load_hint(fault: SourceFault) -> str:
-    if fault.package or "relative import" in fault.text:
-        return (
-            f'Install the package "{fault.package}" in this environment (not with `pip install -e`: workers see '
-            "installed files only); if it is a file of yours, copy what you need of it: a reward function is one file."
-        )
-    return TOO_LONG_HINT if fault.text.startswith("the source has") else ""
+def _load_hint(fault: SourceFault, packages: Sequence[str]) -> str:
+    if not fault.package and "relative import" not in fault.text:
+        return TOO_LONG_HINT if fault.text.startswith("the source has") else ""
+    way = (
+        f'Add the package that brings "{fault.package}" to reward_fns.runtime.packages'
+        if packages
+        else f'Name the package that brings "{fault.package}" in reward_fns.runtime.packages, or install it in this '
+        "environment (not with `pip install -e`: workers see installed files only)"
+    )
+    return f"{way}; if it is a file of yours, copy what you need of it: a reward function is one file."
 
 
 def locate(name: str, reference: Reference, base_dir: Path) -> SourceText:
@@ -261,8 +268,10 @@ def _grader_text(node: GraderNode, file_name: str) -> SourceText:
 def _build_grader(name: str, text: SourceText, weight: float, number: int, limits: Limits | None) -> RewardFunction:
     """Python inside it is loaded too, so that a run does not start with what cannot judge."""
     node = read(json.loads(text.source), text.file_name)
+    packages: tuple[str, ...] = ()
     for path, part in walk(node):
         if isinstance(part, PythonGrader):
+            packages = limits.packages if limits else ()  # all else in a grader is ours
             place = ".".join([f"{name}", *path, "source"])
             fact = _find(
                 place,
@@ -272,7 +281,7 @@ def _build_grader(name: str, text: SourceText, weight: float, number: int, limit
             if detect_dialect(fact.parameters) != "openai":
                 raise RewardError(f"<{place}>:{fact.line}: grade must have the parameters sample and item.", hint=FORMS)
     return RewardFunction(
-        name, f"{name}_v{number}", text.source, text.file_name, "", "grader", (), weight, doc=node.type
+        name, f"{name}_v{number}", text.source, text.file_name, "", "grader", (), weight, node.type, packages
     )
 
 
@@ -314,7 +323,9 @@ def _find(name: str, text: SourceText, facts: tuple[FunctionFacts, ...]) -> Func
     )
 
 
-def _build(name: str, text: SourceText, fact: FunctionFacts, weight: float, number: int = 1) -> RewardFunction:
+def _build(
+    name: str, text: SourceText, fact: FunctionFacts, limits: Limits | None, weight: float = 1.0, number: int = 1
+) -> RewardFunction:
     parameters, file_name = fact.parameters, text.file_name
     dialect = detect_dialect(parameters)
     if dialect is None:
@@ -322,7 +333,10 @@ def _build(name: str, text: SourceText, fact: FunctionFacts, weight: float, numb
         place = f"{file_name}:{fact.line}" if fact.line else file_name
         raise RewardError(f"{place}: {fact.name}({shown}) has none of the known forms.", hint=FORMS)
     version = f"{name}_v{number}"
-    return RewardFunction(name, version, text.source, file_name, fact.name, dialect, parameters, weight, doc=fact.doc)
+    packages = limits.packages if limits else ()
+    return RewardFunction(
+        name, version, text.source, file_name, fact.name, dialect, parameters, weight, fact.doc, packages
+    )
 
 
 def _named_like_a_reward(parameters: tuple[Parameter, ...]) -> bool:

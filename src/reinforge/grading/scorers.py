@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 from reinforge.config import RewardFunctionsRuntimeConfig
@@ -46,8 +47,8 @@ class FunctionWorkers:
         tier: Tier | None = None,
     ) -> None:
         """`called` is the Python function that judges in its place, for functions that are no Python themselves."""
-        limits = Limits.from_config(runtime)
         self._called = called or function
+        limits = replace(Limits.from_config(runtime), packages=self._called.packages)
         self._cache = ScoreCache(by_token_ids=self._called.takes_token_ids) if pure else None
         self.function = function
         self._runtime = runtime

@@ -56,8 +56,8 @@ def _start(
         return FunctionWorkers(function, runtime, pure=pure, called=called)
     if is_local(node):
         source = worker_source(node.full_json())
-        called = replace(function, source=source, file_name="<grader>", function_name=DEFAULT_FUNCTION)
-        # What runs is ours, so it needs no consent where there is no isolation.
+        called = replace(function, source=source, file_name="<grader>", function_name=DEFAULT_FUNCTION, packages=())
+        # What runs is ours: it needs what we need, and no consent where there is no isolation.
         return FunctionWorkers(function, runtime, pure=pure, called=called, tier=tiers.choose().tier)
     if node.type in FACTORIES:
         module, _, name = FACTORIES[node.type].partition(":")

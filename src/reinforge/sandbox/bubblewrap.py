@@ -82,7 +82,7 @@ def _files(limits: Limits) -> list[str]:
     options += ["--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]
     options += ["--perms", "1777", "--size", str(limits.max_disk_bytes), "--tmpfs", "/tmp"]
     bound: list[str] = []
-    for path in readable_paths():
+    for path in readable_paths(limits):
         if os.path.islink(path) and os.path.isdir(path):
             options += ["--symlink", os.readlink(path), path]
         elif not any(path.startswith(f"{folder}/") for folder in bound):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reinforge.errors import SetupError
+from reinforge.sandbox.home import home_folder
 
 KEY = "run_without_sandbox"
 
@@ -24,8 +25,7 @@ class Consent:
 
 def consent_path() -> Path:
     """`consent.json` in the folder REINFORGE_HOME, else in ~/.reinforge."""
-    home = os.environ.get("REINFORGE_HOME")
-    return (Path(home) if home else Path.home() / ".reinforge") / "consent.json"
+    return home_folder() / "consent.json"
 
 
 def stored_consent() -> Consent | None:

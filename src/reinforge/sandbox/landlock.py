@@ -52,7 +52,7 @@ class Landlock:
         return own_user()
 
     def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, pipe: int) -> list[str]:
-        keep_reading = user is not None and not all(map(anybody_may_enter, (*interpreter_paths(), str(PACKAGE))))
+        keep_reading = user is not None and not all(map(anybody_may_enter, (*interpreter_paths(limits), str(PACKAGE))))
         calls = seccomp.filter_program(
             own_files_only=True, own_group_only=True, own_signals_only=self.version < SIGNALS_SCOPED_FROM
         )
@@ -63,7 +63,7 @@ class Landlock:
             calls,
             keep_reading=keep_reading,
             own_namespace=not keep_reading,  # inside one, the capability would hold for nothing
-            read=[*readable_paths(), *FACTS, "{self}"],
+            read=[*readable_paths(limits), *FACTS, "{self}"],
             write=[folder, *DEVICES],
             life=pipe,
             folder=folder,

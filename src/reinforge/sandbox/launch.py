@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reinforge.sandbox import seccomp
+from reinforge.sandbox.environments import environment_folder, environment_python
 from reinforge.sandbox.limits import Limits
 
 PACKAGE = Path(__file__).parents[1]
@@ -60,10 +61,18 @@ class Tier(Protocol):
         ...
 
 
-def interpreter_paths() -> tuple[str, ...]:
-    """Folders of this Python: the environment, the installation it came from, and where links lead on the way."""
-    found = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
-    link = sys.executable
+def interpreter(limits: Limits) -> str:
+    """The Python of a worker: ours, or that of the environment with its packages."""
+    return str(environment_python(limits.packages)) if limits.packages else sys.executable
+
+
+def interpreter_paths(limits: Limits) -> tuple[str, ...]:
+    """Folders of a worker's Python: the environment, the installation it came from, and where links lead on the way.
+    With packages of its own the environment is theirs, and ours stays out of reach."""
+    ours = {sys.prefix, sys.exec_prefix}
+    found = {str(environment_folder(limits.packages))} if limits.packages else ours
+    found |= {sys.base_prefix, sys.base_exec_prefix}
+    link = interpreter(limits)
     for _ in range(10):  # python -> python3 -> /opt/python-3.11/bin/python3.11
         if not os.path.islink(link):
             break
@@ -73,9 +82,9 @@ def interpreter_paths() -> tuple[str, ...]:
     return tuple(path for path in sorted(found) if path != "/")
 
 
-def readable_paths() -> tuple[str, ...]:
-    """All that a worker may read: system libraries, this Python, and this package wherever it lies."""
-    wanted = (*SYSTEM_PATHS, *SYSTEM_FILES, *interpreter_paths(), str(PACKAGE))
+def readable_paths(limits: Limits) -> tuple[str, ...]:
+    """All that a worker may read: system libraries, its Python, and this package wherever it lies."""
+    wanted = (*SYSTEM_PATHS, *SYSTEM_FILES, *interpreter_paths(limits), str(PACKAGE))
     return tuple(path for path in wanted if os.path.exists(path))
 
 
@@ -106,7 +115,7 @@ def confined(runner: Sequence[str], limits: Limits, user: int | None, program: b
         "max_processes": limits.max_processes,
         "max_files": MAX_OPEN_FILES,
         "max_cpus": limits.max_cpus,
-        "list": str(PACKAGE.parent),
+        "list": str(PACKAGE if limits.packages else PACKAGE.parent),
         "read": None,
         "write": [],
         "life": None,
@@ -114,4 +123,4 @@ def confined(runner: Sequence[str], limits: Limits, user: int | None, program: b
         "seccomp": base64.b64encode(program).decode("ascii"),
         "self": seccomp.SELF,
     }
-    return [sys.executable, "-I", "-S", "-B", str(CONFINE), json.dumps(spec | changes), *runner]
+    return [interpreter(limits), "-I", "-S", "-B", str(CONFINE), json.dumps(spec | changes), *runner]

@@ -32,6 +32,8 @@ class Limits:
     """For running the module body: imports of heavy packages take their time."""
     fresh_process: bool = False
     """Each call runs in a fork of the process that loaded the source, which itself never runs a call."""
+    packages: tuple[str, ...] = ()
+    """`name==version` of the environment its code runs in (environments.py); (): the Python that runs us."""
     unsafe_no_sandbox: bool = False
     """The user's consent to run code without isolation where this machine offers none."""
 

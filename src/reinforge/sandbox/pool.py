@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from reinforge.roles import CallResult
+from reinforge.sandbox.environments import provide
 from reinforge.sandbox.launch import Tier
 from reinforge.sandbox.limits import Limits
 from reinforge.sandbox.process import (
@@ -50,11 +51,13 @@ class Worker:
     """
 
     def __init__(self, source: str, file_name: str, limits: Limits | None = None, tier: Tier | None = None) -> None:
-        """`tier` is the best one of this machine unless given. SetupError when that needs a consent nobody gave."""
+        """`tier` is the best one of this machine unless given. SetupError when that needs a consent nobody gave, or when
+        the packages it is to see cannot be installed."""
         self._source = source
         self._file_name = file_name
         self._limits = limits or Limits()
         self._tier = tier or tier_for(source, self._limits)
+        provide(self._limits.packages)
         self._process: WorkerProcess | None = None
         self._closed = False
         self._use = threading.Lock()

@@ -12,7 +12,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
@@ -22,7 +21,7 @@ from typing import Any
 
 from reinforge.roles import CallResult
 from reinforge.sandbox.cgroup import entering, make_cgroup
-from reinforge.sandbox.launch import RUNNER, Tier
+from reinforge.sandbox.launch import RUNNER, Tier, interpreter
 from reinforge.sandbox.limits import Limits
 from reinforge.sandbox.remains import Remains, first_process, kill, kill_all, make_pipe, start_process
 from reinforge.sandbox.runner import CHANNEL_LOST
@@ -130,7 +129,7 @@ class WorkerProcess:
         with theirs:
             limits = json.dumps(asdict(self.limits) | {"guarded": tier.uses_pipe})
             channel = theirs.fileno()
-            runner = [sys.executable, "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(channel), limits]
+            runner = [interpreter(self.limits), "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(channel), limits]
             command = tier.command(runner, folder, self.limits, user, theirs_too)
             self._process = start_process(
                 entering(cgroup, command) if tier.uses_cgroup else command,
