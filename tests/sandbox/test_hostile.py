@@ -559,7 +559,7 @@ def test_no_capability_no_root_no_secret(shared_attacker, monkeypatch):
     identity = message.partition(")")[0]
     assert "'0', '0', '0', '0'" not in identity  # not root
     assert "['1'], ['2']" in identity  # no new privileges, seccomp filter
-    assert "['LANG', 'OMP_NUM_THREADS', 'PATH', 'PYTHONHASHSEED']" in message
+    assert "['HOME', 'LANG', 'OMP_NUM_THREADS', 'PATH', 'PYTHONHASHSEED']" in message
 
 
 def test_killing_everybody_kills_nobody_else(make_worker):

@@ -299,7 +299,7 @@ def test_nothing_of_ours_is_inside(make_worker, monkeypatch):
         """
     )
     environment = worker.call("environment", {}, LONG_S).value
-    assert set(environment) == {"PATH", "LANG", "PYTHONHASHSEED", "OMP_NUM_THREADS"}
+    assert set(environment) == {"PATH", "LANG", "PYTHONHASHSEED", "OMP_NUM_THREADS", "HOME"}
     assert len(worker.call("descriptors", {}, LONG_S).value) <= 5  # 0, 1, 2, the channel, the kept output
     files, folder, arguments = worker.call("folder", {}, LONG_S).value
     assert (files, arguments) == ([], [""])

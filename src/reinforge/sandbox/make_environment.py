@@ -156,7 +156,7 @@ class Maker:
             shutil.rmtree(folder, ignore_errors=True)  # a damaged one
             self.half_made.rename(folder)
         seconds = time.monotonic() - self._start
-        self._tell(f"reward packages: {len(packages)} installed in {seconds:.1f} s: {' '.join(packages)}")
+        self._tell(f"reward packages: {len(packages)} installed in {seconds:.1f} s: {in_words(packages, requirements)}")
 
     def _describe(self, packages: Sequence[str], requirements: Sequence[str]) -> None:
         text = {
@@ -209,6 +209,19 @@ class Maker:
                 f"an environment for the packages cannot be made in {self._root}: {error}.",
                 hint="Make room there or correct its rights, or set REINFORGE_HOME to another folder.",
             ) from error
+
+
+def in_words(packages: Sequence[str], requirements: Sequence[str]) -> str:
+    """The versions of what was asked for.
+
+    >>> in_words(["numpy==2.2.4", "pandas==2.2.3", "pytz==2026.4"], ["pandas<3"])
+    'pandas 2.2.3 and 2 they need'
+    """
+    wanted = [pin for name in requirements for pin in SETS.get(name, (name,))]
+    names = {re.split(r"[^\w.-]", requirement)[0] for requirement in wanted}
+    asked = [package.replace("==", " ") for package in packages if package.partition("==")[0] in names]
+    others = len(packages) - len(asked)
+    return ", ".join(asked) + (f" and {others} they need" if others else "")
 
 
 def disk_usage(folders: Iterable[Path]) -> int:

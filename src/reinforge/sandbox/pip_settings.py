@@ -17,6 +17,7 @@ from pathlib import Path
 
 from reinforge.errors import SetupError
 
+MACHINE = Path("/etc")
 OWN_PLACES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")
 """Variables by which uv is told where packages are."""
 _OWN_KEYS = {"index", "index-url", "extra-index-url", "find-links", "no-index"}
@@ -72,7 +73,7 @@ def _pip_files(variables: Mapping[str, str]) -> list[Path]:
     if sys.platform == "darwin":
         machine = ["/Library/Application Support"]
         of_user.insert(1, home / "Library" / "Application Support" / "pip")
-    folders = [*(Path(folder) / "pip" for folder in machine), Path("/etc"), *of_user, Path(sys.prefix)]
+    folders = [*(Path(folder) / "pip" for folder in machine), MACHINE, *of_user, Path(sys.prefix)]
     return [folder / "pip.conf" for folder in folders]
 
 
@@ -82,7 +83,7 @@ def _uv_file_names_places(variables: Mapping[str, str]) -> bool:
     if variables.get("UV_NO_CONFIG"):
         return False
     machine = re.split(":", variables.get("XDG_CONFIG_DIRS") or "/etc/xdg")
-    folders = [_config_home(variables) / "uv", *(Path(folder) / "uv" for folder in machine), Path("/etc/uv")]
+    folders = [_config_home(variables) / "uv", *(Path(folder) / "uv" for folder in machine), MACHINE / "uv"]
     named = variables.get("UV_CONFIG_FILE")
     for file in [Path(named)] if named else [folder / "uv.toml" for folder in folders]:
         try:

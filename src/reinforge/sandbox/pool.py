@@ -51,8 +51,8 @@ class Worker:
     """
 
     def __init__(self, source: str, file_name: str, limits: Limits | None = None, tier: Tier | None = None) -> None:
-        """`tier` is the best one of this machine unless given. SetupError when that needs a consent nobody gave, or when
-        the packages it is to see cannot be installed."""
+        """`tier` is the best one of this machine unless given. SetupError when that needs a consent nobody gave, or
+        when the packages it is to see cannot be installed."""
         self._source = source
         self._file_name = file_name
         self._limits = limits or Limits()

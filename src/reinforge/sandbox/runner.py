@@ -380,6 +380,7 @@ if __name__ == "__main__":
     apply_limits(parsed)
     channel = int(sys.argv[1])
     sys.argv[:] = [""]
+    os.environ["HOME"] = os.getcwd()  # some packages (nltk) cannot be imported without one
     sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
     sys.meta_path.insert(0, OurPackage)
     os.set_inheritable(channel, False)

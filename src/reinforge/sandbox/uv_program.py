@@ -124,7 +124,7 @@ def explain(said: str, code: int, folder: Path) -> ReinforgeError:
     >>> text = "error: No solution found\\n  cause: Because nonsuch was not found in the package registry and ..."
     >>> print(explain(text, 1, Path(".")).message)
     there is no package nonsuch in the package index.
-    >>> text = "error: No solution found\\n  cause: Because a==1 has no usable wheels and you require a==1, ..."
+    >>> text = "  × No solution found:\\n  ╰─▶ Because a==1 has no usable wheels and you require a==1, ..."
     >>> print(explain(text, 1, Path(".")).message.partition(" (")[0])
     a==1 has no wheel for this Python and machine, and packages are not built here
     """
@@ -132,13 +132,11 @@ def explain(said: str, code: int, folder: Path) -> ReinforgeError:
         return SetupError(
             f"the disk of {folder} is full.", hint="Make room, or set REINFORGE_HOME to a folder on a larger disk."
         )
-    lines = [line.strip() for line in said.partition("\nhint:")[0].splitlines() if line.strip()]
-    reason = " ".join(line.removeprefix("error: ").removeprefix("cause: ") for line in lines)[:MAX_EXPLANATION]
+    lines = [re.sub(r"^(error:|cause:|[×╰├─▶│\s])+", "", line) for line in said.partition("\nhint:")[0].splitlines()]
+    reason = " ".join(filter(None, lines))[:MAX_EXPLANATION]
     if "No solution found" in said:
-        reason = reason.removeprefix("No solution found when resolving dependencies ").replace(
-            ", we can conclude that your requirements are unsatisfiable", ""
-        )
-        return _unsolvable(reason)
+        reason = reason[max(reason.find("Because"), 0) :]
+        return _unsolvable(reason.replace(", we can conclude that your requirements are unsatisfiable", ""))
     if any(sign in said for sign in ("Failed to fetch", "error sending request", "dns error", "Request failed")):
         hint = "Check the network, and the index that UV_DEFAULT_INDEX, or pip's configuration, names."
         return SetupError(f"the package index cannot be reached: {reason}.", hint=hint)
