@@ -84,8 +84,8 @@ class RewardFunctionsRuntimeConfig(_Part):
     """Run reward functions without isolation where this machine offers none. Only for code you trust."""
     packages: tuple[str, ...] = ()
     """Packages that the reward functions import, for instance [rapidfuzz, "numpy>=2,<3"], or `openai-grader` for those
-    of OpenAI's grader image. They get an environment of their own, in which Reinforge's packages are missing (S0-043).
-    Unset: functions see what is installed beside Reinforge."""
+    of OpenAI's grader image. They get an environment of their own, which holds nothing else (S0-043). Unset: functions
+    see what is installed beside Reinforge."""
     packages_timeout_s: Positive = 600.0
     """Installing the packages may take this long."""
     max_packages_gb: Positive = 4.0

@@ -63,7 +63,7 @@ def test_required_columns_of_the_batched_form(tmp_path):
     ("source", "reference", "said"),
     [
         ("def f(:", "rewards.py:f", r"rewards\.py:1: SyntaxError: invalid syntax\."),
-        ("x = 1\nimport spacey", "rewards.py:f", r'rewards\.py:2: ModuleNotFoundError.*Install the package "spacey"'),
+        ("x = 1\nimport spacey", "rewards.py:f", r'rewards\.py:2: ModuleNotFoundError.*If a package brings "spacey"'),
         ("from . import x", "rewards.py:f", r"a reward function is one file"),
         ("\n\nraise ValueError('no key')", "rewards.py:f", r"rewards\.py:3: ValueError: no key"),
         ("import sys\nsys.exit(0)", "rewards.py:f", r"rewards\.py:2: called sys.exit\(0\)"),

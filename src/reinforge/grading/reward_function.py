@@ -224,15 +224,17 @@ def describe_source(source: str, file_name: str, limits: Limits | None = None) -
 
 
 def _load_hint(fault: SourceFault, packages: Sequence[str]) -> str:
-    if not fault.package and "relative import" not in fault.text:
+    if "relative import" in fault.text:
+        return "Copy what you need of the other file: a reward function is one file."
+    if not fault.package:
         return TOO_LONG_HINT if fault.text.startswith("the source has") else ""
-    way = (
-        f'Add the package that brings "{fault.package}" to reward_fns.runtime.packages'
-        if packages
-        else f'Name the package that brings "{fault.package}" in reward_fns.runtime.packages, or install it in this '
-        "environment (not with `pip install -e`: workers see installed files only)"
+    elsewhere = (
+        "" if packages else " or install it beside Reinforge (`pip install -e` does not do: workers cannot see it)"
     )
-    return f"{way}; if it is a file of yours, copy what you need of it: a reward function is one file."
+    return (
+        f'If a package brings "{fault.package}", name that in reward_fns.runtime.packages{elsewhere}; if it is a file '
+        "of yours, copy what you need of it: a reward function is one file."
+    )
 
 
 def locate(name: str, reference: Reference, base_dir: Path) -> SourceText:

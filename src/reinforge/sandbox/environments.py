@@ -130,7 +130,7 @@ def _use(packages: Sequence[str], tell: Tell) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     _held[folder] = descriptor
     found = _describe(folder)
-    tell(f"reward functions run with {len(found.packages)} packages ({megabytes(found.num_bytes)}) in {folder}")
+    tell(f"reward functions run with {counted(found.packages)} ({megabytes(found.num_bytes)}) in {folder}")
 
 
 def _request_file(requirements: Sequence[str]) -> Path:
@@ -205,6 +205,14 @@ def _forget(root: Path, packages: tuple[str, ...]) -> None:
             file.unlink()
 
 
+def counted(packages: Sequence[str]) -> str:
+    """
+    >>> counted(["numpy==2.2.4"])
+    '1 package'
+    """
+    return f"{len(packages)} package{'s' * (len(packages) != 1)}"
+
+
 def megabytes(num_bytes: int) -> str:
     """
     >>> megabytes(683_000_000), megabytes(30_000)
@@ -216,6 +224,7 @@ def megabytes(num_bytes: int) -> str:
 __all__ = [
     "Environment",
     "Tell",
+    "counted",
     "environment_folder",
     "environment_python",
     "environments_folder",

@@ -17,7 +17,7 @@ from types import TracebackType
 from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import ConfigError, SetupError
 from reinforge.requirements import SETS
-from reinforge.sandbox.environments import DESCRIPTION, Locked, Tell, megabytes
+from reinforge.sandbox.environments import DESCRIPTION, Locked, Tell, counted, megabytes
 from reinforge.sandbox.uv_program import Uv, uv_in
 
 TELL_EVERY_S = 10.0
@@ -135,7 +135,7 @@ class Maker:
 
     def make(self, folder: Path, packages: Sequence[str], requirements: Sequence[str]) -> None:
         """Install exactly these versions into `folder`."""
-        self._tell(f"reward packages: installing {len(packages)} packages")
+        self._tell(f"reward packages: installing {counted(packages)}")
         uv = self._ready_uv()
         with self._disk_faults():
             shutil.rmtree(self.half_made, ignore_errors=True)
