@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": ("evaluate", "Score a model, an adapter or a run on held-out prompts."),
     "chat": ("chat", "Talk to a model, an adapter or a run; answers go to stdout."),
     "grade": ("grade", "Score the completions of a data set with REWARDS."),
+    "grader": ("grader", "Check a grader's JSON, and try it on one completion."),
     "rewards": ("rewards", "Change the reward functions of a run, and read what they did."),
     "sandbox": ("sandbox", "How reward functions are isolated on this machine."),
     "runs": ("runs", "List runs, show or draw what happened in one, go on with one."),

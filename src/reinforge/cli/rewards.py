@@ -90,7 +90,8 @@ def changed_texts(changes: Sequence[str], current: Mapping[str, RewardFunction])
     """Display name -> new text."""
     from dataclasses import replace
 
-    from reinforge.grading.reward_function import describe_source, locate
+    from reinforge.grading.describe import describe_source
+    from reinforge.grading.reward_function import locate
 
     texts: dict[str, SourceText] = {}
     for change in changes:

@@ -100,14 +100,15 @@ def predibase_example(example: Example, *, typed: bool = False) -> dict[str, Any
 
 
 def openai_item(example: Example) -> dict[str, Any]:
-    """The row, natively typed: its columns, and the prompt as `prompt` or, in chat form, as `messages` and `tools`.
+    """The row, natively typed: its columns, and the prompt, unless empty, as `prompt` or in chat form as `messages` and
+    `tools`.
 
     Example:
         >>> openai_item(Example(0, "Hi", {"answer": 15}))
         {'prompt': 'Hi', 'answer': 15}
     """
     if isinstance(example.prompt, str):
-        return {"prompt": example.prompt, **example.columns}
+        return {**({"prompt": example.prompt} if example.prompt else {}), **example.columns}
     tools = {"tools": [dict(tool) for tool in example.tools]} if example.tools else {}
     return {"messages": [dict(message) for message in example.prompt], **tools, **example.columns}
 

@@ -11,7 +11,7 @@ from reinforge.grading.builtin.result import Result
 from reinforge.grading.calls import Case
 from reinforge.grading.error_flags import GraderFault
 from reinforge.grading.futures import then, when_all
-from reinforge.grading.joining import gather, is_open, joiner
+from reinforge.grading.joining import gather, is_open, joiner, passed
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.grading.scorers import Scorer
 from reinforge.types import Score
@@ -84,3 +84,26 @@ class CompoundScorer:
         except GraderFault as fault:
             return replace(score, state="error", kind=fault.kind, message=str(fault))
         return replace(score, value=value, message=result.reason)
+
+
+class ThresholdScorer:
+    """Says with each score whether it passes: the metric `passed`. The score stays as it is."""
+
+    def __init__(self, inner: Scorer, threshold: float) -> None:
+        self._inner = inner
+        self._threshold = threshold
+
+    @property
+    def function(self) -> RewardFunction:
+        return self._inner.function
+
+    def submit(self, case: Case) -> Future[list[Score]]:
+        return when_all([self._inner.submit(case)], lambda answers: [self._told(score) for score in answers[0]])
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _told(self, score: Score) -> Score:
+        if score.value is None:
+            return score
+        return replace(score, metrics={**score.metrics, **passed(score.value, self._threshold)})

@@ -18,11 +18,11 @@ ERROR_FLAGS = (
     "model_grader_parse_error",
 )
 """The kinds of fault, each true or false in a reply."""
-ERROR_DETAILS = (
-    "python_grader_server_error_type",
-    "python_grader_runtime_error_details",
-    "model_grader_server_error_details",
-)
+ERROR_DETAILS = {
+    "python_grader_server_error": "python_grader_server_error_type",
+    "python_grader_runtime_error": "python_grader_runtime_error_details",
+    "model_grader_server_error": "model_grader_server_error_details",
+}
 """Texts that go with three of them; null when all is well."""
 
 

@@ -62,3 +62,12 @@ def gather(score: float, parts: Mapping[str, Result]) -> Result:
         metrics[name] = part.score
         metrics |= {f"{name}/{figure}": value for figure, value in part.metrics.items()}
     return Result(score, "; ".join(f"{name}: {part.reason}" for name, part in parts.items() if part.reason), metrics)
+
+
+def passed(score: float, threshold: float) -> dict[str, float]:
+    """The metric that a `pass_threshold` adds.
+
+    >>> passed(0.5, 0.5)
+    {'passed': 1.0}
+    """
+    return {"passed": float(score >= threshold)}

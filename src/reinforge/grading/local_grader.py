@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from reinforge.grading import builtin
 from reinforge.grading.builtin.result import Result
 from reinforge.grading.error_flags import CompletionFault, GraderFault
-from reinforge.grading.joining import JOINED, children, gather, is_open, joiner
+from reinforge.grading.joining import JOINED, children, gather, is_open, joiner, passed
 from reinforge.grading.templates import Template
+from reinforge.grading.text_metrics import METRICS
 
 Namespaces = Mapping[str, object]
 """`item` and `sample`."""
@@ -52,14 +54,17 @@ def make(text: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str
 
 def build(node: Mapping[str, Any]) -> Judge:
     """A node as a function. What the completion lacks is a 0 with a reason."""
-    kind = node["type"]
+    kind, threshold = node["type"], node.get("pass_threshold")
     inner = _joined(node) if kind in JOINED else LEAVES.get(kind, _builtin)(node)
 
     def judge(namespaces: Namespaces) -> Result:
         try:
-            return inner(namespaces)
+            result = inner(namespaces)
         except CompletionFault as fault:
-            return Result(0.0, str(fault), {fault.kind: 1.0})
+            result = Result(0.0, str(fault), {fault.kind: 1.0})
+        if threshold is None:
+            return result
+        return replace(result, metrics={**result.metrics, **passed(result.score, threshold)})
 
     return judge
 
@@ -107,6 +112,16 @@ COMPARISONS: dict[str, Callable[[str, str], bool]] = {
 """Of string_check: equal, not equal, contains, contains in any case."""
 
 
+def _text_similarity(node: Mapping[str, Any]) -> Judge:
+    given, wanted = Template.parse(node["input"]), Template.parse(node["reference"])
+    compare = METRICS[node["evaluation_metric"]]()
+
+    def judge(namespaces: Namespaces) -> Result:
+        return Result(compare(given.fill(namespaces), wanted.fill(namespaces)))
+
+    return judge
+
+
 def _builtin(node: Mapping[str, Any]) -> Judge:
     function = builtin.find(node["type"])
     options = {name: _filler(value) for name, value in node["options"].items()}
@@ -135,5 +150,8 @@ def _filler(value: object) -> Callable[[Namespaces], object]:
     return lambda namespaces: value
 
 
-LEAVES: dict[str, Callable[[Mapping[str, Any]], Judge]] = {"string_check": _string_check}
+LEAVES: dict[str, Callable[[Mapping[str, Any]], Judge]] = {
+    "string_check": _string_check,
+    "text_similarity": _text_similarity,
+}
 """Types that are neither joined nor built-in functions -> what makes a judge of their node."""

@@ -24,7 +24,7 @@ import difflib
 import hashlib
 import json
 import tokenize
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,9 +32,12 @@ from typing import Any, Literal
 from reinforge.errors import RewardError
 from reinforge.grading import builtin
 from reinforge.grading.callable_source import source_of_callable
+from reinforge.grading.describe import TOO_LONG_HINT, describe_source
+from reinforge.grading.grader_check import check_grader
 from reinforge.grading.grader_json import read_json
-from reinforge.grading.spec import GraderNode, PythonGrader, canonical_text, columns_of, read, walk
-from reinforge.sandbox.pool import FunctionFacts, Limits, Parameter, SourceFault, Worker, WorkerUnavailable
+from reinforge.grading.spec import PythonGrader, canonical_text, columns_of, read, walk
+from reinforge.grading.spec_base import GraderNode
+from reinforge.sandbox.pool import FunctionFacts, Limits, Parameter
 
 Dialect = Literal["predibase", "trl", "openai", "grader"]
 
@@ -46,7 +49,6 @@ Reference = str | Mapping[str, Any] | Callable[..., Any]
 """How a config gives a function: where it is, its text, a grader's table, or the function itself."""
 DEFAULT_FUNCTION = "grade"
 """Of a file or text given without naming one."""
-TOO_LONG_HINT = "It is sent to every worker and kept with every version: put tables and texts into columns of the data."
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,35 +210,6 @@ def load_rewards_file(reference: str, base_dir: Path, limits: Limits | None = No
     return tuple(_build(fact.name, SourceText(source, file_name, fact.name), fact, limits) for fact in facts)
 
 
-def describe_source(source: str, file_name: str, limits: Limits | None = None) -> tuple[FunctionFacts, ...]:
-    """The functions of a module text, as a worker sees them; RewardError when it does not load."""
-    packages = limits.packages if limits else ()
-    worker = Worker(source, file_name, limits)
-    try:
-        return worker.describe()
-    except SourceFault as fault:
-        place = f"{file_name}:{fault.line}" if fault.line else file_name
-        raise RewardError(f"{place}: {fault.text}.", hint=_load_hint(fault, packages)) from None
-    except WorkerUnavailable as error:
-        raise RewardError(f"{file_name}: {error}.") from error
-    finally:
-        worker.close()
-
-
-def _load_hint(fault: SourceFault, packages: Sequence[str]) -> str:
-    if "relative import" in fault.text:
-        return "Copy what you need of the other file: a reward function is one file."
-    if not fault.package:
-        return TOO_LONG_HINT if fault.text.startswith("the source has") else ""
-    elsewhere = (
-        "" if packages else " or install it beside Reinforge (`pip install -e` does not do: workers cannot see it)"
-    )
-    return (
-        f'If a package brings "{fault.package}", name that in reward_fns.runtime.packages{elsewhere}; if it is a file '
-        "of yours, copy what you need of it: a reward function is one file."
-    )
-
-
 def locate(name: str, reference: Reference, base_dir: Path) -> SourceText:
     """The text that one entry of the config means; RewardError when there is none."""
     if isinstance(reference, Mapping):
@@ -268,23 +241,12 @@ def _grader_text(node: GraderNode, file_name: str) -> SourceText:
 
 
 def _build_grader(name: str, text: SourceText, weight: float, number: int, limits: Limits | None) -> RewardFunction:
-    """Python inside it is loaded too, so that a run does not start with what cannot judge."""
     node = read(json.loads(text.source), text.file_name)
-    packages: tuple[str, ...] = ()
-    for path, part in walk(node):
-        if isinstance(part, PythonGrader):
-            packages = limits.packages if limits else ()  # all else in a grader is ours
-            place = ".".join([f"{name}", *path, "source"])
-            fact = _find(
-                place,
-                SourceText(part.source, f"<{place}>", DEFAULT_FUNCTION),
-                describe_source(part.source, f"<{place}>", limits),
-            )
-            if detect_dialect(fact.parameters) != "openai":
-                raise RewardError(f"<{place}>:{fact.line}: grade must have the parameters sample and item.", hint=FORMS)
-    return RewardFunction(
-        name, f"{name}_v{number}", text.source, text.file_name, "", "grader", (), weight, node.type, packages
-    )
+    check_grader(node, name, limits)
+    has_python = any(isinstance(part, PythonGrader) for _, part in walk(node))
+    packages = limits.packages if limits and has_python else ()  # all else in a grader is ours
+    version = f"{name}_v{number}"
+    return RewardFunction(name, version, text.source, text.file_name, "", "grader", (), weight, node.type, packages)
 
 
 def text_on_disk(function: RewardFunction) -> str | None:

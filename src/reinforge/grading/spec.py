@@ -6,74 +6,25 @@ that makes a version); `full_json` has every default filled in and built-in opti
 
 from __future__ import annotations
 
-import inspect
 import json
-import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from reinforge.errors import RewardError
 from reinforge.grading import builtin, formula
 from reinforge.grading.error_flags import GraderFault
-from reinforge.grading.local_grader import DEFAULT_INPUT
+from reinforge.grading.spec_base import GraderNode, TemplateText, refuse
+from reinforge.grading.spec_builtins import BuiltIn
+from reinforge.grading.spec_judges import LabelModel, ScoreModel
 from reinforge.grading.spec_problems import Problem, meant, problems_of
 from reinforge.grading.templates import Template, texts_in
+from reinforge.grading.text_metrics import METRICS
 
 MAX_DEPTH = 32
 """Of JSON inside JSON; graders inside graders are bounded by it."""
-
-
-class GraderNode(BaseModel):
-    """What all types share."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    type: str
-    """Which of the types."""
-    name: str = ""
-    """For people; in a list of graders, what its score is called by."""
-
-    def children(self) -> dict[str, GraderNode]:
-        """The graders it holds, by the names their scores have."""
-        return {}
-
-    def to_json(self) -> dict[str, Any]:
-        """What was given, normalised."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
-    def full_json(self) -> dict[str, Any]:
-        """With all defaults, and what it holds in the same form."""
-        return self.model_dump(mode="json")
-
-
-def _refuse(place: str, text: str, value: object) -> ValidationError:
-    """A broken rule of one field, to be raised by a validator of the whole node."""
-    broken = PydanticCustomError("rule", "{text}", {"text": text})
-    return ValidationError.from_exception_data("", [InitErrorDetails(type=broken, loc=(place,), input=value)])
-
-
-def _check_template(text: str) -> str:
-    Template.parse(text)
-    return text
-
-
-TemplateText = Annotated[str, AfterValidator(_check_template)]
-"""A text with `{{item...}}` and `{{sample...}}` in it."""
 
 
 class StringCheck(GraderNode):
@@ -88,6 +39,32 @@ class StringCheck(GraderNode):
     """eq: equal. ne (or neq): not equal. like: `input` contains `reference`. ilike: so, in any case."""
 
 
+def _no_embeddings(metric: object) -> object:
+    if metric == "cosine":
+        known = ", ".join(METRICS)
+        raise ValueError(f"cosine compares embeddings, and there is no model here that makes them: use one of {known}")
+    return metric
+
+
+class TextSimilarity(GraderNode):
+    """How alike `input` and `reference` are, from 0 to 1."""
+
+    type: Literal["text_similarity"]
+    input: TemplateText
+    """What is judged, for instance `{{sample.output_text}}`."""
+    reference: TemplateText
+    """What it is compared with, for instance `{{item.answer}}`."""
+    evaluation_metric: Annotated[
+        Literal[
+            "fuzzy_match", "bleu", "gleu", "meteor", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"
+        ],
+        BeforeValidator(_no_embeddings),
+    ]
+    """How alikeness is measured."""
+    pass_threshold: float | None = None
+    """From this score on the metric `passed` is 1, else 0; the score stays as it is."""
+
+
 class PythonGrader(GraderNode):
     """A Python function `grade(sample, item)` that returns a number, in a process of its own."""
 
@@ -96,6 +73,8 @@ class PythonGrader(GraderNode):
     """The whole text of a module that has the function."""
     image_tag: str | None = None
     """Taken and kept; here the function runs with the packages of this machine."""
+    pass_threshold: float | None = None
+    """From this score on the metric `passed` is 1, else 0; the score stays as it is."""
 
 
 def _read_child(value: object) -> GraderNode:
@@ -151,11 +130,11 @@ class Multi(_Holder):
         try:
             names = formula.parse(self.calculate_output).names
         except GraderFault as fault:
-            raise _refuse("calculate_output", str(fault), self.calculate_output) from None
+            raise refuse("calculate_output", str(fault), self.calculate_output) from None
         unknown = [name for name in names if name not in self.graders]
         if unknown:
             text = f"{unknown[0]} is none of the graders ({', '.join(self.graders)})"
-            raise _refuse("calculate_output", text, self.calculate_output)
+            raise refuse("calculate_output", text, self.calculate_output)
         return self
 
 
@@ -173,9 +152,9 @@ class Combine(_Holder):
         unknown = sorted(set(self.weights) - set(self.graders))
         if unknown:
             text = f"{unknown[0]} is none of the graders ({', '.join(self.graders)})"
-            raise _refuse("weights", text, self.weights)
+            raise refuse("weights", text, self.weights)
         if self.clip is not None and self.clip[0] > self.clip[1]:
-            raise _refuse("clip", f"the lowest, {self.clip[0]:g}, is above the highest, {self.clip[1]:g}", self.clip)
+            raise refuse("clip", f"the lowest, {self.clip[0]:g}, is above the highest, {self.clip[1]:g}", self.clip)
         return self
 
 
@@ -202,62 +181,11 @@ class Gate(GraderNode):
         return self.model_dump(mode="json", exclude={"a", "b"}) | parts
 
 
-class BuiltIn(GraderNode):
-    """A built-in grader; its further keys are the options of its function, checked against the function's signature."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-    @model_validator(mode="after")
-    def _options_fit(self) -> BuiltIn:
-        problems = list(_option_problems(self.type, self.options))
-        if problems:
-            raise ValidationError.from_exception_data(self.type, problems)
-        return self
-
-    def full_json(self) -> dict[str, Any]:
-        takes_input = "input" in inspect.signature(builtin.find(self.type)).parameters
-        default = {"input": DEFAULT_INPUT} if takes_input else {}
-        return {"type": self.type, "name": self.name, "options": default | self.options}
-
-
-def _option_problems(kind: str, options: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
-    function = builtin.find(kind)
-    parameters, hints = inspect.signature(function).parameters, typing.get_type_hints(function)
-    for name, value in options.items():
-        if name not in parameters:
-            unknown = PydanticCustomError("unknown_option", "unknown key", {"known": ["name", *parameters]})
-            yield InitErrorDetails(type=unknown, loc=(name,), input=value)
-        else:
-            yield from _value_problems(name, value, hints.get(name, object))
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in options and name != "input":
-            yield InitErrorDetails(type="missing", loc=(name,), input=dict(options))
-
-
-def _value_problems(name: str, value: object, hint: Any) -> Iterator[InitErrorDetails]:
-    """Of one option. What a template brings is known only when it is filled."""
-    try:
-        templates = [Template.parse(text) for text in texts_in(value)]
-    except ValueError as error:
-        broken = PydanticCustomError("rule", "{text}", {"text": str(error)})
-        yield InitErrorDetails(type=broken, loc=(name,), input=value)
-        return
-    if any(not isinstance(part, str) for template in templates for part in template.parts):
-        return
-    try:
-        TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        for one in error.errors():
-            broken = PydanticCustomError("option", "{text}", {"text": one["msg"]})
-            yield InitErrorDetails(type=broken, loc=(name,), input=value)
-
-
 TYPES: dict[str, type[GraderNode]] = {
     "string_check": StringCheck,
+    "text_similarity": TextSimilarity,
+    "score_model": ScoreModel,
+    "label_model": LabelModel,
     "python": PythonGrader,
     "multi": Multi,
     "combine": Combine,
@@ -272,9 +200,9 @@ def read_node(value: object) -> GraderNode:
         raise PydanticCustomError("rule", "a grader is a table with a type, not {what}", {"what": _in_words(value)})
     kind, known = value.get("type"), list(dict.fromkeys([*TYPES, *builtin.BUILTINS]))
     if "type" not in value:
-        raise _refuse("type", f"it is not set (types: {', '.join(known)})", value)
+        raise refuse("type", f"it is not set (types: {', '.join(known)})", value)
     if not isinstance(kind, str) or kind not in known:
-        raise _refuse("type", f"{_in_words(kind)} is no type of grader{meant(kind, known)}", kind)
+        raise refuse("type", f"{_in_words(kind)} is no type of grader{meant(kind, known)}", kind)
     return TYPES.get(kind, BuiltIn).model_validate(value)
 
 

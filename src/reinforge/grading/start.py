@@ -10,21 +10,19 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
-from reinforge.grading import builtin
-from reinforge.grading.compound import CompoundScorer
-from reinforge.grading.joining import JOINED
-from reinforge.grading.local_grader import LEAVES, worker_source
+from reinforge.grading.compound import CompoundScorer, ThresholdScorer
+from reinforge.grading.local_grader import worker_source
+from reinforge.grading.places import FACTORIES, is_local
 from reinforge.grading.reward_function import DEFAULT_FUNCTION, RewardFunction
 from reinforge.grading.scorers import FunctionWorkers, Scorer
-from reinforge.grading.spec import GraderNode, PythonGrader, read, walk
+from reinforge.grading.spec import PythonGrader, read
+from reinforge.grading.spec_base import GraderNode
 from reinforge.sandbox import tiers
 
 Factory = Callable[
     [RewardFunction, GraderNode, RewardFunctionsRuntimeConfig, RewardFunctionSettings | None],
     Scorer,
 ]
-FACTORIES: dict[str, str] = {}
-"""Type of grader -> `module:function`, a Factory: for types that are judged elsewhere than in a worker."""
 
 
 def start_scorer(
@@ -36,14 +34,6 @@ def start_scorer(
     return _start(function, read(json.loads(function.source), function.file_name), runtime, settings)
 
 
-def is_local(node: GraderNode) -> bool:
-    """Whether a worker can judge by it alone, without Python of the user, models or other services."""
-    types = {part.type for _, part in walk(node)}
-    return all(
-        kind not in FACTORIES and (kind in LEAVES or kind in JOINED or kind in builtin.BUILTINS) for kind in types
-    )
-
-
 def _start(
     function: RewardFunction,
     node: GraderNode,
@@ -51,18 +41,18 @@ def _start(
     settings: RewardFunctionSettings | None,
 ) -> Scorer:
     pure = settings is not None and settings.pure
-    if isinstance(node, PythonGrader):
-        called = replace(function, source=node.source, function_name=DEFAULT_FUNCTION, dialect="openai")
-        return FunctionWorkers(function, runtime, pure=pure, called=called)
     if is_local(node):
         source = worker_source(node.full_json())
         called = replace(function, source=source, file_name="<grader>", function_name=DEFAULT_FUNCTION, packages=())
         # What runs is ours: it needs what we need, and no consent where there is no isolation.
         return FunctionWorkers(function, runtime, pure=pure, called=called, tier=tiers.choose().tier)
+    if isinstance(node, PythonGrader):
+        called = replace(function, source=node.source, function_name=DEFAULT_FUNCTION, dialect="openai")
+        return _with_threshold(FunctionWorkers(function, runtime, pure=pure, called=called), node)
     if node.type in FACTORIES:
         module, _, name = FACTORIES[node.type].partition(":")
         factory: Factory = getattr(importlib.import_module(module), name)
-        return factory(function, node, runtime, settings)
+        return _with_threshold(factory(function, node, runtime, settings), node)
     with ExitStack() as undo:
         parts: dict[str, Scorer] = {}
         for name, child in node.children().items():
@@ -71,3 +61,8 @@ def _start(
             undo.callback(parts[name].close)
         undo.pop_all()
         return CompoundScorer(function, node.full_json(), parts)
+
+
+def _with_threshold(scorer: Scorer, node: GraderNode) -> Scorer:
+    threshold = getattr(node, "pass_threshold", None)
+    return scorer if threshold is None else ThresholdScorer(scorer, threshold)
