@@ -12,35 +12,78 @@ fault.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from reinforge.grading.builtin.composite import combine, gate
-    from reinforge.grading.builtin.lists import set_f1
-    from reinforge.grading.builtin.result import Result
-    from reinforge.grading.builtin.tags import tag_count, tag_format, tag_ladder
+from reinforge.errors import SetupError
 
-BUILTINS: dict[str, str] = {
-    "set_f1": "reinforge.grading.builtin.lists:set_f1",
-    "tag_format": "reinforge.grading.builtin.tags:tag_format",
-    "tag_count": "reinforge.grading.builtin.tags:tag_count",
-    "tag_ladder": "reinforge.grading.builtin.tags:tag_ladder",
-    "gate": "reinforge.grading.builtin.composite:gate",
-    "combine": "reinforge.grading.builtin.composite:combine",
+if TYPE_CHECKING:
+    from reinforge.grading.builtin.answers import exact_answer, is_number, numeric_close
+    from reinforge.grading.builtin.arithmetic import equation
+    from reinforge.grading.builtin.code import ast_grep
+    from reinforge.grading.builtin.codes import icd_codes
+    from reinforge.grading.builtin.composite import combine, gate
+    from reinforge.grading.builtin.labels import label
+    from reinforge.grading.builtin.lists import set_f1
+    from reinforge.grading.builtin.mathematics import math_equal
+    from reinforge.grading.builtin.passages import span_f1
+    from reinforge.grading.builtin.records import record_checks
+    from reinforge.grading.builtin.result import Result
+    from reinforge.grading.builtin.schema import json_schema
+    from reinforge.grading.builtin.tags import tag_count, tag_format, tag_ladder
+    from reinforge.grading.builtin.wording import copied_prompt, length, repetition
+
+_MODULES = {
+    "answers": ("exact_answer", "is_number", "numeric_close"),
+    "arithmetic": ("equation",),
+    "code": ("ast_grep",),
+    "codes": ("icd_codes",),
+    "composite": ("combine", "gate"),
+    "labels": ("label",),
+    "lists": ("set_f1",),
+    "mathematics": ("math_equal",),
+    "passages": ("span_f1",),
+    "records": ("record_checks",),
+    "schema": ("json_schema",),
+    "tags": ("tag_count", "tag_format", "tag_ladder"),
+    "wording": ("copied_prompt", "length", "repetition"),
 }
+BUILTINS: dict[str, str] = {name: f"{__name__}.{module}:{name}" for module in _MODULES for name in _MODULES[module]}
 """Name -> `module:function`."""
 COMPOSITES = ("gate", "combine")
 """Of them, those that judge no completion but join the scores of other graders."""
+LIBRARIES = {
+    "ast_grep": "ast-grep-py",
+    "json_schema": "jsonschema",
+    "math_equal": "math-verify",
+    "span_f1": "rapidfuzz",
+}
+"""Of them, those that need a package of the extra `graders`."""
 
 __all__ = [
     "BUILTINS",
     "COMPOSITES",
+    "LIBRARIES",
     "Result",
+    "ast_grep",
     "combine",
+    "copied_prompt",
+    "equation",
+    "exact_answer",
     "find",
     "gate",
+    "icd_codes",
+    "is_number",
+    "json_schema",
+    "label",
+    "length",
+    "math_equal",
+    "numeric_close",
+    "record_checks",
+    "repetition",
     "set_f1",
+    "span_f1",
     "tag_count",
     "tag_format",
     "tag_ladder",
@@ -48,14 +91,24 @@ __all__ = [
 
 
 def find(name: str) -> Callable[..., Any]:
-    """The function of a built-in; KeyError when there is none of that name.
+    """The function of a built-in; KeyError when there is none of that name, SetupError when its package is missing.
 
     >>> find("set_f1").__name__
     'set_f1'
     """
     module, _, function = BUILTINS[name].partition(":")
+    package = LIBRARIES.get(name)
+    if package and not _installed(package.replace("-", "_")):
+        raise SetupError(f"{name} needs the package {package}.", hint="pip install 'reinforge[graders]'")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def __getattr__(name: str) -> Any:

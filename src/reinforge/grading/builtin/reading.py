@@ -31,7 +31,10 @@ def shown(value: object) -> str:
     >>> shown("a\\ud800" * 100)
     "'a\\\\ud800a\\\\ud8...\\\\ud800a\\\\ud800'"
     """
-    text = reprlib.repr(value)
+    try:
+        text = reprlib.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
@@ -159,16 +162,24 @@ def inside(text: str, tag: str) -> str | None:
     return inner.strip() if opened and closed else None
 
 
-def answer_of(value: object, tag: str) -> str | Unreadable:
-    """The answer in an input: what stands in the last block of `tag`, or all of it where `tag` is "".
+def answer_of(value: object, tag: str, after: str = "") -> str | Unreadable:
+    """The answer in an input: what stands in the last block of `tag`, or follows the last `after`, or all of it.
 
-    >>> answer_of(" 5 ", ""), answer_of("<a>5</a>", "a"), answer_of("5", "a").reason
-    ('5', '5', 'no <a>...</a>')
+    >>> answer_of(" 5 ", ""), answer_of("<a>5</a>", "a"), answer_of("#### 5", "", "####"), answer_of("5", "a").reason
+    ('5', '5', '5', 'no <a>...</a>')
     """
+    if tag and after:
+        raise ValueError("tag and after: only one of them can say where the answer stands")
     text = text_of(value)
-    answer = text.strip() if not tag else inside(text, tag_name(tag))
-    if answer is None:
-        return Unreadable(f"no <{tag}>...</{tag}>")
+    if tag:
+        answer = inside(text, tag_name(tag))
+        if answer is None:
+            return Unreadable(f"no <{tag}>...</{tag}>")
+    else:
+        _, mark, rest = text.rpartition(text_option("after", after)) if after else ("", "", text)
+        if after and not mark:
+            return Unreadable(f"no {after!r}")
+        answer = rest.strip()
     return answer or Unreadable("empty")
 
 
@@ -196,6 +207,13 @@ def number_option(name: str, value: object, low: float = -math.inf, high: float 
     bounds = {(False, False): "", (True, False): f" from {low:g} on", (False, True): f" up to {high:g}"}
     words = bounds.get((low > -math.inf, high < math.inf), f" from {low:g} to {high:g}")
     raise ValueError(f"{name}: a number{words} is needed, not {shown(value)}")
+
+
+def text_option(name: str, value: object) -> str:
+    """A text, checked."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: a text is needed, not {shown(value)}")
+    return value
 
 
 def choice_option(name: str, value: object, choices: Iterable[str]) -> None:

@@ -1,0 +1,229 @@
+"""Graders of records: calendar entries, list entries, rows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from reinforge.grading.builtin.answers import plain_text
+from reinforge.grading.builtin.reading import (
+    Unreadable,
+    list_of,
+    names_option,
+    number_option,
+    reference_list,
+    shown,
+    text_of,
+    text_option,
+)
+from reinforge.grading.builtin.result import Result, refused
+
+MAX_RECORDS = 1000
+"""Of a completion."""
+CHECKS = ("complete", "category", "free")
+
+Record = Mapping[str, Any]
+
+
+def record_checks(
+    *,
+    input: Any,
+    reference: Any,
+    key: Sequence[str] = ("title",),
+    field: str = "",
+    required: Sequence[str] = (),
+    category: str = "",
+    start: str = "",
+    end: str = "",
+    who: str = "",
+    existing: Any = None,
+    weights: Mapping[str, float] | None = None,
+    empty_match: float = 1.0,
+) -> Result:
+    """Mean correctness of generated records against the expected ones (S4-038, S4-039): the sum of the records' scores,
+    divided by the number of generated or of expected records, whichever is larger.
+
+    A record is recognised by its `key` fields. One that nobody expected, or a duplicate, scores 0. Of the others the
+    score is the weighted mean of the checks that are asked for:
+
+    | check | asked for by | value |
+    |---|---|---|
+    | complete | `required` | share of these fields that are there and not empty |
+    | category | `category` | 1 when this field is that of the expected record |
+    | free | `start` | 0 when its time overlaps that of another, or of `existing`, and the expected one's does not |
+
+    `field`: dotted path to the list in the input. `end`: field with the end; without one a record takes no time.
+    `who`: field naming who is needed, a text or a list: only records that need the same person can overlap (S4-041).
+    Times are ISO 8601 texts (UTC unless they say otherwise) or numbers. `weights`: of the checks, 1 each by default.
+    Texts are compared without regard to case and runs of white space.
+
+    >>> gold = [{"title": "Dentist", "kind": "event"}, {"title": "Milk", "kind": "list"}]
+    >>> record_checks(input=gold, reference=gold, category="kind").score
+    1.0
+    >>> record_checks(input=[{"title": "dentist", "kind": "list"}], reference=gold, category="kind", required=["kind"])
+    Result(score=0.25, reason='1 of 2 expected; 1 in a wrong category', metrics={'complete': 1.0, 'category': 0.0})
+    >>> record_checks(input="Dentist on Monday", reference=gold).score
+    0.0
+    """
+    keys = names_option("key", key)
+    if not keys:
+        raise ValueError("key: at least one field is needed")
+    names = {"category": category, "start": start, "end": end, "who": who}
+    fields = _Fields(names_option("required", required), **{name: text_option(name, f) for name, f in names.items()})
+    of_checks = _weights(weights)
+    empty_match = number_option("empty_match", empty_match)
+    expected, calendar = _records("reference", reference, keys), _records("existing", existing, ())
+    found = list_of(input, field)
+    if isinstance(found, Unreadable):
+        return refused(found.reason)
+    if len(found) > MAX_RECORDS:
+        return refused(f"{len(found):,} records, at most {MAX_RECORDS:,} are compared")
+    if not found and not expected:
+        return Result(empty_match, "nothing found, nothing expected")
+    pairs, lone = _matched(found, expected, keys)
+    values = _checked(pairs, expected, calendar, fields)
+    used = {name: of_checks[name] for name in values}
+    total = math.fsum(weight * math.fsum(values[name]) for name, weight in used.items())
+    matched = total / math.fsum(used.values()) if used else len(pairs)
+    metrics = {name: math.fsum(each) / len(each) for name, each in values.items() if each}
+    return Result(matched / max(len(found), len(expected)), _in_words(pairs, expected, lone, values), metrics)
+
+
+def _in_words(
+    pairs: Sequence[object], expected: Sequence[object], lone: Mapping[str, int], values: Mapping[str, list[float]]
+) -> str:
+    faults = dict(lone)
+    for check, what in (("complete", "incomplete"), ("category", "in a wrong category"), ("free", "in conflict")):
+        faults[what] = sum(value < 1 for value in values.get(check, ()))
+    return "; ".join([f"{len(pairs)} of {len(expected)} expected", *(f"{n} {what}" for what, n in faults.items() if n)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    required: tuple[str, ...]
+    category: str
+    start: str
+    end: str
+    who: str
+
+
+def _weights(weights: object) -> dict[str, float]:
+    if weights is None:
+        return dict.fromkeys(CHECKS, 1.0)
+    if not isinstance(weights, Mapping) or not set(weights) <= set(CHECKS):
+        raise ValueError(f"weights: a table of {', '.join(CHECKS)} is needed, not {shown(weights)}")
+    found = {name: number_option(f"weights.{name}", weights.get(name, 1.0), 0.0) for name in CHECKS}
+    if not all(found.values()):
+        raise ValueError("weights: each must be above 0")
+    return found
+
+
+def _records(name: str, value: object, keys: Sequence[str]) -> list[Record]:
+    records = reference_list(value)
+    for record in records:
+        if not isinstance(record, Mapping) or "" in _identity(record, keys):
+            needed = ", ".join(keys) or "fields"
+            raise ValueError(f"{name}: records with {needed} are needed, not {shown(record)} in it")
+    return records
+
+
+def _identity(record: object, keys: Sequence[str]) -> tuple[str, ...]:
+    """What a record is recognised by."""
+    if not isinstance(record, Mapping):
+        return ()
+    return tuple(plain_text(text_of(record.get(key))) for key in keys)
+
+
+def _matched(
+    found: Sequence[object], expected: Sequence[Record], keys: Sequence[str]
+) -> tuple[list[tuple[Record, Record]], dict[str, int]]:
+    """Pairs of a generated and an expected record, and how many found no partner."""
+    waiting: dict[tuple[str, ...], deque[Record]] = defaultdict(deque)
+    for gold in expected:
+        waiting[_identity(gold, keys)].append(gold)
+    pairs: list[tuple[Record, Record]] = []
+    lone: Counter[str] = Counter()
+    for record in found:
+        identity = _identity(record, keys)
+        if isinstance(record, Mapping) and waiting.get(identity):
+            pairs.append((record, waiting[identity].popleft()))
+        else:
+            lone["duplicate" if identity in waiting else "not expected"] += 1
+    return pairs, dict(lone)
+
+
+def _checked(
+    pairs: Sequence[tuple[Record, Record]],
+    expected: Sequence[Record],
+    calendar: Sequence[Record],
+    fields: _Fields,
+) -> dict[str, list[float]]:
+    """The value of each check that is asked for, for each pair."""
+    values: dict[str, list[float]] = {}
+    if fields.required:
+        values["complete"] = [_filled(record, fields.required) for record, _ in pairs]
+    if fields.category:
+        name = (fields.category,)
+        values["category"] = [float(_identity(record, name) == _identity(gold, name)) for record, gold in pairs]
+    if fields.start:
+        clash = _overlapping([record for record, _ in pairs], calendar, fields)
+        rightly = _overlapping(expected, calendar, fields)
+        values["free"] = [float(id(record) not in clash or id(gold) in rightly) for record, gold in pairs]
+    return values
+
+
+def _filled(record: Record, required: Sequence[str]) -> float:
+    empty = sum(text_of(record.get(name)).strip() in ("", "[]", "{}") for name in required)
+    return 1 - empty / len(required)
+
+
+def _overlapping(records: Sequence[Record], calendar: Sequence[Record], fields: _Fields) -> set[int]:
+    """The ids of the records whose time overlaps another's, or cannot be read. One pass over each person's entries in
+    the order of their start, beside the one that lasts longest so far."""
+    clash: set[int] = set()
+    entries: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+    for record in (*records, *calendar):
+        if text_of(record.get(fields.start)) == "":
+            continue
+        times = _times(record, fields)
+        if times is None:
+            clash.add(id(record))
+            continue
+        for person in _people(record, fields.who):
+            entries[person].append((*times, id(record)))
+    for of_person in entries.values():
+        longest_end, longest = -math.inf, 0
+        for begin, finish, record_id in sorted(of_person):
+            if begin < longest_end:
+                clash |= {record_id, longest}
+            if finish > longest_end:
+                longest_end, longest = finish, record_id
+    return clash
+
+
+def _times(record: Record, fields: _Fields) -> tuple[float, float] | None:
+    begin = _time(record.get(fields.start))
+    finish = begin if not fields.end or record.get(fields.end) is None else _time(record.get(fields.end))
+    return (begin, finish) if begin is not None and finish is not None and begin <= finish else None
+
+
+def _time(value: object) -> float | None:
+    """Seconds since 1970; None for what is no time."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value) if math.isfinite(value) else None
+    try:
+        time = datetime.fromisoformat(text_of(value).strip())
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _people(record: Record, who: str) -> set[str]:
+    """Who is needed for a record; without the field everybody is one person."""
+    needed = record.get(who) if who else None
+    names = needed if isinstance(needed, (list, tuple)) else [needed]
+    return {plain_text(text_of(name)) for name in names}
