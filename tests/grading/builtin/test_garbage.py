@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from reinforge.grading.builtin import COMPOSITES, Result, find
 
-# The alarm of math_equal may ring while hypothesis watches the garbage collector, where Python drops it. It rings again.
+# math_equal's alarm may ring while hypothesis watches the garbage collector, where Python drops it. It rings again.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 BY_INPUT = [use for use in USES if use.grader not in COMPOSITES]

@@ -7,6 +7,7 @@ raises. References and options are the user's own: there a reader raises ValueEr
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import math
 import re
@@ -197,13 +198,11 @@ def number_option(name: str, value: object, low: float = -math.inf, high: float 
     Traceback (most recent call last):
     ValueError: weight: a number up to 1 is needed, not 2
     """
-    if (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and low <= value <= high
-        and math.isfinite(value)
-    ):
-        return float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high:
+        with contextlib.suppress(OverflowError):
+            number = float(value)
+            if math.isfinite(number):
+                return number
     bounds = {(False, False): "", (True, False): f" from {low:g} on", (False, True): f" up to {high:g}"}
     words = bounds.get((low > -math.inf, high < math.inf), f" from {low:g} to {high:g}")
     raise ValueError(f"{name}: a number{words} is needed, not {shown(value)}")
