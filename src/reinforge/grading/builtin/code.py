@@ -132,9 +132,8 @@ def _placed(path: str, root: str) -> str:
 
 
 def _languages(languages: object) -> list[str]:
-    named = [name.lower() for name in names_option("languages", languages)]
-    unknown = [name for name in named if name not in PARSERS]
-    if unknown or not named:
+    named = [name.lower() for name in names_option("languages", languages, at_least=1)]
+    if not set(named) <= set(PARSERS):
         raise ValueError(f"languages: some of {', '.join(PARSERS)} are needed, not {shown(languages)}")
     return named
 

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,13 +222,13 @@ def choice_option(name: str, value: object, choices: Iterable[str]) -> None:
         raise ValueError(f"{name}: one of {', '.join(known)} is needed, not {shown(value)}")
 
 
-def names_option(name: str, value: object) -> tuple[str, ...]:
+def names_option(name: str, value: object, at_least: int = 0) -> tuple[str, ...]:
     """A list of texts, checked; one text is a list of one."""
-    if isinstance(value, str):
-        return (value,)
-    if isinstance(value, Sequence) and all(isinstance(entry, str) for entry in value):
-        return tuple(value)
-    raise ValueError(f"{name}: a list of texts is needed, not {shown(value)}")
+    names = (value,) if isinstance(value, str) else value
+    if isinstance(names, (list, tuple)) and len(names) >= at_least and all(isinstance(entry, str) for entry in names):
+        return tuple(names)
+    needed = f"at least {at_least} of them, " if at_least else ""
+    raise ValueError(f"{name}: a list of texts is needed, {needed}not {shown(value)}")
 
 
 def f1(precision: float, recall: float) -> float:

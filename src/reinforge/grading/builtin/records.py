@@ -69,9 +69,7 @@ def record_checks(
     >>> record_checks(input="Dentist on Monday", reference=gold).score
     0.0
     """
-    keys = names_option("key", key)
-    if not keys:
-        raise ValueError("key: at least one field is needed")
+    keys = names_option("key", key, at_least=1)
     names = {"category": category, "start": start, "end": end, "who": who}
     fields = _Fields(names_option("required", required), **{name: text_option(name, f) for name, f in names.items()})
     of_checks = _weights(weights)
@@ -86,20 +84,24 @@ def record_checks(
         return Result(empty_match, "nothing found, nothing expected")
     pairs, lone = _matched(found, expected, keys)
     values = _checked(pairs, expected, calendar, fields)
-    used = {name: of_checks[name] for name in values}
-    total = math.fsum(weight * math.fsum(values[name]) for name, weight in used.items())
-    matched = total / math.fsum(used.values()) if used else len(pairs)
+    score = _sum_of_means(values, of_checks, len(pairs)) / max(len(found), len(expected))
     metrics = {name: math.fsum(each) / len(each) for name, each in values.items() if each}
-    return Result(matched / max(len(found), len(expected)), _in_words(pairs, expected, lone, values), metrics)
+    return Result(score, _in_words(len(pairs), len(expected), lone, values), metrics)
 
 
-def _in_words(
-    pairs: Sequence[object], expected: Sequence[object], lone: Mapping[str, int], values: Mapping[str, list[float]]
-) -> str:
+def _sum_of_means(values: Mapping[str, list[float]], weights: Mapping[str, float], num_pairs: int) -> float:
+    """Over the pairs, of the weighted mean of their checks; without any check a pair counts 1."""
+    if not values:
+        return float(num_pairs)
+    total = math.fsum(weights[name] * math.fsum(each) for name, each in values.items())
+    return total / math.fsum(weights[name] for name in values)
+
+
+def _in_words(num_pairs: int, num_expected: int, lone: Mapping[str, int], values: Mapping[str, Sequence[float]]) -> str:
     faults = dict(lone)
     for check, what in (("complete", "incomplete"), ("category", "in a wrong category"), ("free", "in conflict")):
         faults[what] = sum(value < 1 for value in values.get(check, ()))
-    return "; ".join([f"{len(pairs)} of {len(expected)} expected", *(f"{n} {what}" for what, n in faults.items() if n)])
+    return "; ".join([f"{num_pairs} of {num_expected} expected", *(f"{n} {what}" for what, n in faults.items() if n)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,9 +139,9 @@ def marks_of(tags: Sequence[str]) -> tuple[str, ...]:
     >>> marks_of(["plan", "code"])
     ('<plan>', '</plan>', '<code>', '</code>')
     """
-    names = [tag_name(tag) for tag in names_option("tags", tags)]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"tags: at least one name is needed and none twice, not {shown(tags)}")
+    names = [tag_name(tag) for tag in names_option("tags", tags, at_least=1)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"tags: no name may stand twice in {shown(tags)}")
     return tuple(mark for name in names for mark in (f"<{name}>", f"</{name}>"))
 
 
