@@ -37,6 +37,8 @@ class RewardFunctionGrader:
     ) -> None:
         """`settings` by display name; they hold for every version. `tell` is called with what takes long."""
         self._tell = tell
+        self.packages: tuple[str, ...] = ()
+        """`name==version` of the config's packages."""
         self._runtime = runtime or RewardFunctionsRuntimeConfig()
         self._settings = dict(settings or {})
         self._scorers = [self._start(function) for function in functions]
@@ -60,9 +62,12 @@ class RewardFunctionGrader:
     @classmethod
     def from_config(cls, config: RewardFunctionsConfig, base_dir: Path, tell: Tell = silent) -> RewardFunctionGrader:
         """Install what the functions of a config need (SetupError); load and check them (RewardError)."""
-        limits = replace(Limits.from_config(config.runtime), packages=lock_packages(config.runtime, tell))
+        packages = lock_packages(config.runtime, tell)
+        limits = replace(Limits.from_config(config.runtime), packages=packages)
         functions = load_reward_functions(config.functions, config.weights, base_dir, limits)
-        return cls(functions, config.runtime, config.settings, tell)
+        grader = cls(functions, config.runtime, config.settings, tell)
+        grader.packages = packages
+        return grader
 
     def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> Future[tuple[Grade, ...]]:
         """See roles.Grader."""
