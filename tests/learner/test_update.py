@@ -12,7 +12,7 @@ from reinforge.errors import ReinforgeError
 from reinforge.insight.metrics import is_registered
 from reinforge.learner import logprob
 from reinforge.policy import attention
-from reinforge.policy.model import Policy
+from reinforge.policy.model import Policy, find_network
 from reinforge.types import Batch
 
 EXACT = 1e-6
@@ -30,8 +30,14 @@ def plain(policy: Policy) -> Policy:
 
 
 def shared(policy: Policy) -> Policy:
+    """Prompts run once, through transformers' modules."""
     attention.use_shared_prefix_attention(policy.model)
     return Policy(policy.peft_model, policy.model, policy.folder, True, policy.dropout_keys)
+
+
+def own(policy: Policy) -> Policy:
+    """Prompts run once, through our own network where there is no dropout."""
+    return replace(shared(policy), network=find_network(policy.model))
 
 
 @pytest.fixture(scope="module")
@@ -39,29 +45,31 @@ def policies(tiny_qwen2, tiny_qwen3, tiny_llama):
     return [make_policy(folder, dropout=d) for folder in (tiny_qwen2, tiny_qwen3, tiny_llama) for d in (0.0, 0.2)]
 
 
+@pytest.mark.parametrize("share", [shared, own])
 @given(shapes=shapes, which=st.integers(0, 5), seed=st.integers(0, 99), beta=st.sampled_from([0.0, 0.04]))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_shared_prefix_equals_repeated_prompts_in_one_padded_batch(policies, shapes, which, seed, beta):
+def test_shared_prefix_equals_repeated_prompts_in_one_padded_batch(policies, share, shapes, which, seed, beta):
     batch = make_batch([p for p, _ in shapes], [c for _, c in shapes], seed=seed)
     policy = policies[which]
     repeated = gradients(make_learner(plain(policy), beta=beta, tokens_per_microbatch=10**9), batch)
-    once = gradients(make_learner(shared(policy), beta=beta, tokens_per_microbatch=10**9), batch)
+    once = gradients(make_learner(share(policy), beta=beta, tokens_per_microbatch=10**9), batch)
     assert relative_difference(once, repeated) < EXACT
 
 
+@pytest.mark.parametrize("share", [shared, own])
 @given(
     shapes=shapes, budget=st.integers(1, 60), which=st.integers(0, 5), loss=st.sampled_from(["grpo", "dapo", "dr_grpo"])
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_split_into_microbatches_gives_the_same_gradient(policies, shapes, budget, which, loss):
+def test_any_split_into_microbatches_gives_the_same_gradient(policies, share, shapes, budget, which, loss):
     batch = make_batch([p for p, _ in shapes], [c for _, c in shapes])
-    policy = shared(policies[which])
+    policy = share(policies[which])
     whole = gradients(make_learner(policy, loss_type=loss, tokens_per_microbatch=10**9), batch)
     split = gradients(make_learner(policy, loss_type=loss, tokens_per_microbatch=budget), batch)
     assert relative_difference(split, whole) < EXACT
 
 
-@pytest.mark.parametrize("share", [shared, plain])
+@pytest.mark.parametrize("share", [shared, own, plain])
 def test_gradient_checkpointing_changes_nothing(policies, share):
     batch = make_batch([9, 4, 1], [[5, 8, 2], [3, 3, 7], [1, 6, 4]])
     for policy in policies:

@@ -152,7 +152,8 @@ def _microbatches(rows: Sequence[Row], budget: int, shared_prefix: bool) -> Iter
 
     ordered = sorted(rows, key=lambda row: (cost(row), row.place))
     for places in _under_budget([cost(row) for row in ordered], budget):
-        yield tuple(ordered[i] for i in places)
+        # Rows of one prompt next to each other: they are attended to it together.
+        yield tuple(sorted((ordered[i] for i in places), key=lambda row: row.place))
 
 
 def _under_budget(lengths: Sequence[int], budget: int) -> Iterator[range]:

@@ -123,6 +123,8 @@ class LocalLearner:
         prefixes = [row.prompt_ids[:-1] for row in first_rows]
         ids_NL, _ = attention.pad(prefixes, self.device)
         lengths_N = torch.tensor([len(p) for p in prefixes], device=self.device)
+        if self.policy.network is not None:
+            return self.policy.network.prefix_pass(ids_NL, lengths_N, recompute=self.config.gradient_checkpointing)
         keys_NL = prompt_keys(first_rows, self.config.seed, ids_NL.shape[1], self.device)
         with self._running(keys_NL):
             return attention.prefix_pass(self.policy.model, ids_NL, lengths_N)
@@ -132,21 +134,27 @@ class LocalLearner:
     ) -> tuple[Tensor, Tensor]:
         """Logprobs and entropies [B, T] of the rows' completion tokens, 0 in the padding."""
         B, T = tensors.mask_BT.shape
-        own_keys_BT = completion_keys(rows, self.config.seed, T, self.device)
         temperature = self.config.sampling_params.temperature
         targets_M = tensors.target_ids_BT[tensors.mask_BT]
         if prefix is not None:
-            prefix_of_B = torch.tensor([chunk.prompt_of_group[r.place[0]] for r in rows], device=self.device)
-            with self._running(own_keys_BT):
-                hidden_BTE = attention.completion_pass(self.policy.model, tensors.input_ids_BT, prefix, prefix_of_B)
+            hidden_BTE = self._row_hidden(chunk, rows, tensors, prefix)
             head = attention.output_head(self.policy.model)
             logprobs_M, entropies_M = token_logprobs(hidden_BTE[tensors.mask_BT], head, targets_M, temperature)
         else:
-            logits_MV = self._plain_logits(rows, own_keys_BT)
+            logits_MV = self._plain_logits(rows, completion_keys(rows, self.config.seed, T, self.device))
             logprobs_M, entropies_M = logprobs_of_logits(logits_MV, targets_M, temperature)
         zeros_BT = torch.zeros(B, T, device=self.device)
         place = tensors.mask_BT
         return zeros_BT.masked_scatter(place, logprobs_M), zeros_BT.masked_scatter(place, entropies_M)
+
+    def _row_hidden(self, chunk: Chunk, rows: tuple[Row, ...], tensors: RowTensors, prefix: PrefixKV) -> Tensor:
+        """Hidden states [B, T, E] of the rows behind their prefixes, before the output head."""
+        prefix_of_B = torch.tensor([chunk.prompt_of_group[r.place[0]] for r in rows], device=self.device)
+        ids_BT, network = tensors.input_ids_BT, self.policy.network
+        if network is not None:
+            return network.completion_pass(ids_BT, prefix, prefix_of_B, recompute=self.config.gradient_checkpointing)
+        with self._running(completion_keys(rows, self.config.seed, ids_BT.shape[1], self.device)):
+            return attention.completion_pass(self.policy.model, ids_BT, prefix, prefix_of_B)
 
     def _plain_logits(self, rows: tuple[Row, ...], own_keys_BT: Tensor) -> Tensor:
         """Logits [M, V] at the completion tokens from whole sequences, each with its prompt."""

@@ -28,6 +28,7 @@ from reinforge.config import LoraParams
 from reinforge.errors import ModelError, SetupError
 from reinforge.policy import attention, dropout
 from reinforge.policy.counter_random import stream_key
+from reinforge.policy.network import Network, largest_gap
 from reinforge.types import Adapter
 
 MAX_PREFIX_GAP = 1e-4
@@ -55,6 +56,8 @@ class Policy:
     dropout_keys: dropout.DropoutKeys
     notes: tuple[str, ...] = ()
     """What a user should know about how this model runs."""
+    network: Network | None = None
+    """What runs prefixes and completions instead of `model`, where it is known to compute the same."""
 
     def reference(self) -> AbstractContextManager[Any]:
         """Within this block the model is the base model: adapter off."""
@@ -121,7 +124,16 @@ def load_policy(
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=True)
     peft_model.eval()
     keys = dropout.install(peft_model, lora.lora_dropout)
-    return Policy(cast(PeftModel, peft_model), model, folder, shares_prefix, keys, notes)
+    network = find_network(model) if shares_prefix else None
+    return Policy(cast(PeftModel, peft_model), model, folder, shares_prefix, keys, notes, network)
+
+
+def find_network(model: PreTrainedModel) -> Network | None:
+    """The network to run instead of a model with shared-prefix attention: one that knows it and gives its logits."""
+    network = Network.of(model)
+    if network is None or largest_gap(network, model) > MAX_PREFIX_GAP:
+        return None
+    return network
 
 
 def load_adapter_folder(folder: Path) -> tuple[str, LoraParams, dict[str, Tensor]]:

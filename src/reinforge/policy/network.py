@@ -1,0 +1,212 @@
+"""The decoder network of Qwen2, Qwen3 and Llama, computed here instead of by transformers' modules.
+
+Beside `attention.py` the only file that knows transformers from inside: it reads the weights of a model's modules by
+their names, and computes what they compute with fewer and larger products (`stacks.py`), attention that reads a prompt
+once for its group (`two_part_attention.py`) and blocks that keep little for the backward pass (`blocks.py`).
+
+`Network.of` takes a model only if it recognises every part of it; whoever uses one compares it with the model's own
+passes first (`largest_gap`). Every other model, and every other device than the CPU, runs as transformers has it.
+
+Shapes: N prompts, B rows (completions), L prefix tokens (padded), T row tokens (padded), M = B T tokens, H query heads,
+K key/value heads, G = H / K, D head size, E hidden size, C = (H + 2 K) D, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
+
+from reinforge.policy import attention
+from reinforge.policy.attention import PrefixKV
+from reinforge.policy.blocks import Norm, mlp_added, normed, projected
+from reinforge.policy.products import linear
+from reinforge.policy.rotation import Rotation, heads_split
+from reinforge.policy.stacks import Stack, is_plain
+from reinforge.policy.two_part_attention import Run, attend, runs_of
+
+_CLASSES = (Qwen2ForCausalLM, Qwen3ForCausalLM, LlamaForCausalLM)
+_STATIC_POSITIONS = ("default", "linear", "llama3", "yarn")
+"""Kinds of rotary positions that do not depend on the sequences computed."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer."""
+
+    norm_1: Norm
+    qkv: Stack
+    kv: Stack
+    """Only keys and values, which is all of the last layer that a prefix is run for."""
+    query_norm: Norm | None
+    key_norm: Norm | None
+    out: Stack
+    norm_2: Norm
+    gate_up: Stack
+    down: Stack
+
+
+class Network:
+    """The network of one model; reads the model's present weights and adapters in every pass."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """`model` must be one that `of` accepts."""
+        decoder = cast(Any, model).model
+        first = decoder.layers[0].self_attn
+        self.head_size = int(first.head_dim)
+        self.num_heads = first.o_proj.in_features // self.head_size
+        self.num_kv_heads = first.k_proj.out_features // self.head_size
+        self.layers = [_layer(module) for module in decoder.layers]
+        self.norm = _norm(decoder.norm)
+        self.rotation = Rotation(decoder.rotary_emb.inv_freq, decoder.rotary_emb.attention_scaling)
+        self._embedding, self._head = decoder.embed_tokens, cast(nn.Linear, model.get_output_embeddings())
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Network | None:
+        """The network of a model that this file computes as transformers does, else None."""
+        return cls(model) if _is_known(model) else None
+
+    def adopt_weights(self) -> None:
+        """Lay the weights that are computed together below each other in memory, once. For a model whose layers carry
+        no adapter and belong to nobody else."""
+        for layer in self.layers:
+            layer.qkv.adopt()
+            layer.gate_up.adopt()
+
+    def prefix_pass(self, token_ids_NL: Tensor, lengths_N: Tensor, *, recompute: bool = False) -> PrefixKV:
+        """As `attention.prefix_pass`. With `recompute` a layer keeps only its input and is run again for gradients."""
+        N, L = token_ids_NL.shape
+        if not L:
+            nothing = (self._embedding.weight.new_empty(N, self.num_kv_heads, 0, self.head_size),) * len(self.layers)
+            return PrefixKV(nothing, nothing, lengths_N)
+        hidden_ME = self.embedded(token_ids_NL.reshape(-1))
+        turns = self.rotation.at(torch.arange(L, device=token_ids_NL.device).expand(N, L))
+        keys, values = [], []
+        for layer in self.layers[:-1]:
+            hidden_ME, key, value = _maybe_again(recompute, self._run, layer, hidden_ME, N, turns)
+            keys.append(key)
+            values.append(value)
+        _, key, value = self._queries_keys_values(self.layers[-1], self.layers[-1].kv, hidden_ME, N, turns)
+        layers = zip([*keys, key], [*values, value], strict=True)
+        per_layer = [(k.transpose(0, 1), v.transpose(0, 1)) for k, v in layers]
+        return PrefixKV(tuple(k for k, _ in per_layer), tuple(v for _, v in per_layer), lengths_N)
+
+    def completion_pass(
+        self, token_ids_BT: Tensor, prefix: PrefixKV, prefix_of_B: Tensor, *, recompute: bool = False
+    ) -> Tensor:
+        """As `attention.completion_pass`; fastest when rows of one prefix stand next to each other."""
+        B, T = token_ids_BT.shape
+        runs = runs_of(prefix_of_B.tolist(), prefix.lengths_N.tolist())
+        before_B1 = prefix.lengths_N.index_select(0, prefix_of_B)[:, None]
+        turns = self.rotation.at(before_B1 + torch.arange(T, device=token_ids_BT.device))
+        hidden_ME = self.embedded(token_ids_BT.reshape(-1))
+        for layer, key, value in zip(self.layers, prefix.keys, prefix.values, strict=True):
+            hidden_ME, _, _ = _maybe_again(recompute, self._run, layer, hidden_ME, B, turns, runs, key, value)
+        return normed(hidden_ME, self.norm).view(B, T, -1)
+
+    def embedded(self, token_ids_M: Tensor) -> Tensor:
+        return F.embedding(token_ids_M, self._embedding.weight)
+
+    def logits(self, hidden_ME: Tensor) -> Tensor:
+        """Of hidden states after the last norm; without a gradient."""
+        return linear(hidden_ME, self._head.weight, self._head.bias)
+
+    def _run(
+        self,
+        layer: Layer,
+        hidden_ME: Tensor,
+        num_rows: int,
+        turns: tuple[Tensor, Tensor],
+        runs: list[Run] | None = None,
+        prefix_key_NKLD: Tensor | None = None,
+        prefix_value_NKLD: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer -> hidden states, and its keys and values [K, B, T, D]."""
+        query, key, value = self._queries_keys_values(layer, layer.qkv, hidden_ME, num_rows, turns)
+        attended_KBTGD = attend(query, key, value, runs or (), prefix_key_NKLD, prefix_value_NKLD)
+        attended_MI = attended_KBTGD.permute(1, 2, 0, 3, 4).reshape(hidden_ME.shape[0], -1)
+        hidden_ME = hidden_ME + projected(attended_MI, layer.out)
+        return mlp_added(hidden_ME, layer.norm_2, layer.gate_up, layer.down), key, value
+
+    def _queries_keys_values(
+        self, layer: Layer, stack: Stack, hidden_ME: Tensor, num_rows: int, turns: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[K, B, T, G, D] (G = 0 from the stack `kv`) and twice [K, B, T, D], turned to their positions."""
+        heads = projected(hidden_ME, stack, layer.norm_1).view(
+            num_rows, -1, stack.num_out // self.head_size, self.head_size
+        )
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key, value = heads.split((heads.shape[2] - 2 * self.num_kv_heads, *[self.num_kv_heads] * 2), dim=2)
+            heads = torch.cat([normed(query, layer.query_norm), normed(key, layer.key_norm), value], dim=2)
+        return heads_split(heads, *turns, self.num_kv_heads)
+
+
+def largest_gap(network: Network, model: PreTrainedModel, seed: int = 0) -> float:
+    """Largest |logit difference| between the network and the model's own shared-prefix passes, on random ids."""
+    generator = torch.Generator().manual_seed(seed)
+    prefix_NL = torch.randint(network._embedding.num_embeddings, (3, 11), generator=generator)
+    row_BT = torch.randint(network._embedding.num_embeddings, (4, 5), generator=generator)
+    lengths_N, prefix_of_B = torch.tensor([0, 6, 11]), torch.tensor([2, 2, 0, 1])
+    with torch.no_grad():
+        theirs = attention.completion_pass(
+            model, row_BT, attention.prefix_pass(model, prefix_NL, lengths_N), prefix_of_B
+        )
+        ours = network.completion_pass(row_BT, network.prefix_pass(prefix_NL, lengths_N), prefix_of_B)
+        head = attention.output_head(model)
+        return float((head(theirs) - head(ours)).abs().max())
+
+
+def _maybe_again(recompute: bool, run: Callable[..., Any], *arguments: Any) -> Any:
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return run(*arguments)
+
+
+def _layer(module: Any) -> Layer:
+    heads, mlp = module.self_attn, module.mlp
+    has_norms = hasattr(heads, "q_norm")
+    return Layer(
+        norm_1=_norm(module.input_layernorm),
+        qkv=Stack([heads.q_proj, heads.k_proj, heads.v_proj]),
+        kv=Stack([heads.k_proj, heads.v_proj]),
+        query_norm=_norm(heads.q_norm) if has_norms else None,
+        key_norm=_norm(heads.k_norm) if has_norms else None,
+        out=Stack([heads.o_proj]),
+        norm_2=_norm(module.post_attention_layernorm),
+        gate_up=Stack([mlp.gate_proj, mlp.up_proj]),
+        down=Stack([mlp.down_proj]),
+    )
+
+
+def _norm(module: Any) -> Norm:
+    return Norm(module.weight.detach(), float(module.variance_epsilon))
+
+
+def _is_known(model: PreTrainedModel) -> bool:
+    """Whether class, config, device, dtype and every linear layer are what this file computes."""
+    if type(model) not in _CLASSES or any(p.device.type != "cpu" for p in model.parameters()):
+        return False
+    config, decoder, head = model.config, cast(Any, model).model, model.get_output_embeddings()
+    positions = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    sliding = {kind for kind in getattr(config, "layer_types", None) or () if kind != "full_attention"}
+    linear_layers = [module for layer in decoder.layers for module in _linear_layers(layer)]
+    return (
+        config.hidden_act == "silu"
+        and positions in _STATIC_POSITIONS
+        and not sliding
+        and head is not None
+        and all(is_plain(layer) for layer in [head, *linear_layers])
+        and all(not p.requires_grad for name, p in model.named_parameters() if "lora_" not in name)
+        and all(layer.self_attn.scaling == layer.self_attn.head_dim**-0.5 for layer in decoder.layers)
+    )
+
+
+def _linear_layers(layer: Any) -> list[nn.Module]:
+    heads, mlp = layer.self_attn, layer.mlp
+    return [heads.q_proj, heads.k_proj, heads.v_proj, heads.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]

@@ -1,0 +1,155 @@
+"""Attention of many rows to a prefix they share and to themselves, without copying the prefix or building a mask.
+
+The keys of a row fall into two parts, its prompt's and its own. Softmax over both is that over each part, weighted by
+its share of the sum (the rescaling of Milakov and Gimelshein 2018, as in FlashAttention): with l = log sum exp(scores)
+of a part and L that of both,
+
+    out = sum over parts of exp(l - L) * out of the part
+
+The prompt's part is computed once for all rows behind it, with their queries as one long axis. Its gradient needs
+nothing new: the kernel's own backward pass of a part is exact when it is given `out` and `L` of both parts, because a
+probability is exp(score - L) whatever part its key is in.
+
+CPU and float32: torch's flash kernel for the CPU is the one that returns L.
+
+Shapes: K key/value heads, G query heads for each, D head size, B rows, T tokens of a row (right-padded), L prefix
+tokens, N prefixes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows `start` to `stop` (exclusive) stand behind the first `length` tokens of prefix `prefix`; length > 0."""
+
+    start: int
+    stop: int
+    prefix: int
+    length: int
+
+
+def runs_of(prefix_of_B: Sequence[int], lengths_N: Sequence[int]) -> list[Run]:
+    """Rows next to each other with the same prefix, as one; rows without one are in none.
+
+    >>> runs_of([2, 2, 0, 1], [5, 0, 7])
+    [Run(start=0, stop=2, prefix=2, length=7), Run(start=2, stop=3, prefix=0, length=5)]
+    """
+    runs, start = [], 0
+    for row, prefix in enumerate(prefix_of_B):
+        if row + 1 == len(prefix_of_B) or prefix_of_B[row + 1] != prefix:
+            if lengths_N[prefix]:
+                runs.append(Run(start, row + 1, prefix, lengths_N[prefix]))
+            start = row + 1
+    return runs
+
+
+def attend(
+    query_KBTGD: Tensor,
+    key_KBTD: Tensor,
+    value_KBTD: Tensor,
+    runs: Sequence[Run] = (),
+    prefix_key_NKLD: Tensor | None = None,
+    prefix_value_NKLD: Tensor | None = None,
+) -> Tensor:
+    """Causal attention of each row to its prefix (if it is in a run) and to itself -> [K, B, T, G, D]."""
+    inputs = (query_KBTGD, key_KBTD, value_KBTD, prefix_key_NKLD, prefix_value_NKLD, runs)
+    return cast(Tensor, _TwoParts.apply(*inputs))  # type: ignore[no-untyped-call]
+
+
+class _TwoParts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prefix_key: Tensor | None,
+        prefix_value: Tensor | None,
+        runs: Sequence[Run],
+    ) -> Tensor:
+        out: Tensor
+        own_out, own_sums = _forward(*_own(query, key, value), is_causal=True)
+        out, sums = own_out.transpose(1, 2).reshape(query.shape), own_sums.transpose(1, 2).reshape(query.shape[:-1])
+        for run in runs:
+            assert prefix_key is not None
+            assert prefix_value is not None
+            rows = slice(run.start, run.stop)
+            part = _behind(query[:, rows], prefix_key, prefix_value, run)
+            more_out, more_sums = (tensor.transpose(1, 2) for tensor in _forward(*part))
+            add_part(
+                out[:, rows],
+                sums[:, rows],
+                more_out.reshape(query[:, rows].shape),
+                more_sums.reshape(sums[:, rows].shape),
+            )
+        ctx.runs = runs
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, sums)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, prefix_key, prefix_value, out, sums = ctx.saved_tensors
+        grad = grad.contiguous()
+        own = _own(query, key, value)
+        flat = (own[0].shape[0], *query.shape[2:])
+        parts = _backward(
+            grad.view(flat).transpose(1, 2), *own, out.view(flat).transpose(1, 2), sums.view(flat[:-1]).transpose(1, 2),
+            0.0, True,
+        )  # fmt: skip
+        query_grad = parts[0].transpose(1, 2).reshape(query.shape)
+        key_grad, value_grad = (part.sum(1).view(key.shape) for part in parts[1:])
+        if not ctx.runs:
+            return query_grad, key_grad, value_grad, None, None, None
+        prefix_key_grad, prefix_value_grad = torch.zeros_like(prefix_key), torch.zeros_like(prefix_value)
+        for run in ctx.runs:
+            rows = slice(run.start, run.stop)
+            behind = _behind(query[:, rows], prefix_key, prefix_value, run)
+            more = _backward(
+                _folded(grad[:, rows]), *behind, _folded(out[:, rows]), _folded(sums[:, rows, ..., None])[..., 0],
+                0.0, False,
+            )  # fmt: skip
+            query_grad[:, rows] += more[0].transpose(1, 2).reshape(query[:, rows].shape)
+            prefix_key_grad[run.prefix, :, : run.length] += more[1].sum(1)
+            prefix_value_grad[run.prefix, :, : run.length] += more[2].sum(1)
+        return query_grad, key_grad, value_grad, prefix_key_grad, prefix_value_grad, None
+
+
+def add_part(out: Tensor, sums: Tensor, more_out: Tensor, more_sums: Tensor) -> None:
+    """Join another part of the keys to a result, in place; `sums` are logs of sums of exponentials, without the last
+    axis of `out`."""
+    both = torch.logaddexp(sums, more_sums)
+    out.mul_((sums - both).exp_().unsqueeze(-1)).addcmul_(more_out, (more_sums - both).exp_().unsqueeze(-1))
+    sums.copy_(both)
+
+
+def _own(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As the kernel wants them: [K B, G, T, D], keys and values the same for all G without a copy."""
+    K, B, T, G, D = query.shape
+    keys, values = (tensor.reshape(K * B, 1, T, D).expand(-1, G, -1, -1) for tensor in (key, value))
+    return query.reshape(K * B, T, G, D).transpose(1, 2), keys, values
+
+
+def _behind(query: Tensor, prefix_key: Tensor, prefix_value: Tensor, run: Run) -> tuple[Tensor, Tensor, Tensor]:
+    """[K, G, rows T, D], and the prefix's keys and values [K, G, L, D], the same for all G."""
+    G = query.shape[3]
+    key, value = (
+        tensor[run.prefix, :, None, : run.length].expand(-1, G, -1, -1) for tensor in (prefix_key, prefix_value)
+    )
+    return _folded(query), key, value
+
+
+def _folded(rows: Tensor) -> Tensor:
+    """[K, rows, T, G, D] -> [K, G, rows T, D], a view where the rows lie next to each other."""
+    K, R, T, G, D = rows.shape
+    return rows.reshape(K, R * T, G, D).transpose(1, 2)
