@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import re
+import sys
 import textwrap
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -20,10 +22,12 @@ from reinforge import errors
 from reinforge.cli.main import cli
 from reinforge.config import GRPOConfig
 from reinforge.config_problems import prefix_below, table_of
+from reinforge.grading import builtin
 from reinforge.insight.metrics import METRICS
 from reinforge.run_store import checkpoints, database, records, run
 
 FOLDER = Path(__file__).parent / "reference"
+MAX_CODE = 200
 HEAD = "<!-- Written by docs/make_reference.py from the code. Change the code, then run `make docs`. -->\n\n"
 
 
@@ -63,7 +67,7 @@ def _default(info: FieldInfo) -> str:
 
 def _plain(text: str) -> str:
     """Without the requirement numbers, which mean something to us only: (S0-074..077), (K7), K1: ..."""
-    return re.sub(r" \((S\d-[\d.]+|K\d+)\)|\bK\d+: ", "", text)
+    return re.sub(r" \((S\d-[\d.]+(?:, S\d-[\d.]+)*|K\d+)\)|\bK\d+: ", "", text)
 
 
 def _type_words(info: FieldInfo) -> str:
@@ -215,7 +219,89 @@ def _with_code_block(text: str) -> str:
     return "\n\n".join(f"```text\n{textwrap.dedent(part)}\n```" if part.startswith("    ") else part for part in parts)
 
 
+def builtin_graders_page() -> str:
+    """Every built-in grader: what it does, its parameters, and the cases its tests check."""
+    uses = _cases().USES
+    names = list(dict.fromkeys(use.grader for use in uses))
+    head = (
+        f"# Built-in graders\n\n{_plain(_prose(inspect.getdoc(builtin) or '')).partition(chr(10) * 2)[2]}\n\n"
+        "The tables below are worked out by hand from what the graders were asked for, and are what the tests check;\n"
+        "a case's arguments come beside those named above its table. `error` is a `ValueError`.\n"
+        f"\nThe graders: {', '.join(f'[`{name}`](#{name})' for name in names)}.\n"
+    )
+    return head + "".join(_builtin_grader(name, [use for use in uses if use.grader == name]) for name in names)
+
+
+def _cases() -> Any:
+    path = FOLDER.parents[1] / "tests" / "grading" / "builtin" / "cases.py"
+    spec = importlib.util.spec_from_file_location("builtin_cases", path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _builtin_grader(name: str, uses: list[Any]) -> str:
+    function = builtin.find(name)
+    package = builtin.LIBRARIES.get(name)
+    needs = f"Needs the package {package}: `pip install 'reinforge[graders]'`.\n\n" if package else ""
+    doc, meanings = _without_parameters(_plain(inspect.getdoc(function) or ""))
+    parts = [
+        f"\n## {name}\n\n{_prose(doc)}\n\n{needs}",
+        "| parameter | type | default | meaning |\n|---|---|---|---|\n",
+    ]
+    for parameter in inspect.signature(function).parameters.values():
+        default = "required" if parameter.default is parameter.empty else _code(json.dumps(parameter.default))
+        parts.append(_row(f"`{parameter.name}`", _code(parameter.annotation), default, meanings[parameter.name]))
+    for use in uses:
+        options = f" With {_arguments(use.options)}." if use.options else ""
+        parts.append(
+            f"\n**{use.title}** ({use.requirements}).{options}\n\n| case | arguments | score |\n|---|---|---|\n"
+        )
+        parts += [_row(case.what, _arguments(case.arguments), _score(case.score)) for case in use.cases]
+    return "".join(parts)
+
+
+def _without_parameters(doc: str) -> tuple[str, Mapping[str, str]]:
+    """A docstring without its paragraph of "`parameter`: meaning", and those meanings."""
+    meanings = {"input": "what is judged; in a grader of a config the completion's text, unless it says otherwise"}
+    rest = []
+    for paragraph in doc.split("\n\n"):
+        if not re.match("`\\w+`[,:]", paragraph):
+            rest.append(paragraph)
+            continue
+        parts = re.split(r"(?:^|\s)((?:`\w+`(?:, )?)+):\s", paragraph)
+        for names, meaning in zip(parts[1::2], parts[2::2], strict=True):
+            meanings.update(dict.fromkeys(re.findall(r"\w+", names), meaning))
+    return "\n\n".join(rest), meanings
+
+
+def _prose(doc: str) -> str:
+    """A docstring as Markdown: its examples and indented parts in code blocks."""
+    paragraphs = doc.split("\n\n")
+    return "\n\n".join(
+        f"```python\n{textwrap.dedent(part)}\n```" if part.startswith((">>>", "    ")) else part for part in paragraphs
+    )
+
+
+def _arguments(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_code(json.dumps(value, ensure_ascii=False))}" for name, value in arguments.items())
+
+
+def _code(text: str) -> str:
+    """A text as code, whatever backticks are in it; of a long one the beginning."""
+    text = text if len(text) <= MAX_CODE else f"{text[:MAX_CODE]}..."
+    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{ticks} {text} {ticks}" if len(ticks) > 1 else f"`{text}`"
+
+
+def _score(score: float | str) -> str:
+    return "error" if isinstance(score, str) else f"{score:.4g}"
+
+
 PAGES = {
+    "builtin_graders.md": builtin_graders_page,
     "config.md": config_page,
     "cli.md": cli_page,
     "errors.md": errors_page,

@@ -16,13 +16,22 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "rewards.md"
 def test_the_functions_of_the_page_give_the_scores_it_says(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "rewards.py").write_text("\n\n".join(blocks))
-    row = {"prompt": "6 * 7?", "answer": 42, "keywords": "42 six"}
+    row = {"prompt": "6 * 7?", "answer": 42, "keywords": "42 six", "codes": ["42", "6"]}
     with closing(RewardFunctionGrader(load_rewards_file("rewards.py", tmp_path))) as grader:
-        found = grade_completions(grader, [row | {"completion": text} for text in ("42", "")])
+        found = grade_completions(grader, [row | {"completion": text} for text in ("42", "", '["42"]')])
     scores = [{score.name: (score.value, score.kind) for score in grade.scores} for grade in found]
-    assert scores[0] == {"correct": (1.0, ""), "brief": (1 / 3, ""), "grade": (1.0, ""), "judged": (1 / 3, "")}
-    assert scores[1] == {"correct": (0.0, ""), "brief": (1.0, ""), "grade": (0.0, ""), "judged": (None, "invalid")}
+    nothing = {"codes": (0.0, ""), "mixed": (0.0, "")}
+    assert (
+        scores[0] == {"correct": (1.0, ""), "brief": (1 / 3, ""), "grade": (1.0, ""), "judged": (1 / 3, "")} | nothing
+    )
+    assert scores[1] == {
+        "correct": (0.0, ""), "brief": (1.0, ""), "grade": (0.0, ""), "judged": (None, "invalid"), **nothing
+    }  # fmt: skip
     assert found[0].scores[3].metrics == {"words": 1.0}
+    assert scores[2]["codes"] == (2 / 3, "")
+    assert scores[2]["mixed"] == (0.5, "")
+    codes = found[2].scores[4]
+    assert (codes.message, codes.metrics) == ("1 of 1 found, 1 of 2 expected", {"precision": 1.0, "recall": 0.5})
 
 
 def test_helpers_are_appended_to_a_file_and_work_in_its_worker(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import time
@@ -15,13 +16,19 @@ from hypothesis import strategies as st
 
 from reinforge.grading.builtin import COMPOSITES, Result, find
 
-# math_equal's alarm may ring while hypothesis watches the garbage collector, where Python drops it. It rings again.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 BY_INPUT = [use for use in USES if use.grader not in COMPOSITES]
 IDS = [f"{use.grader}-{use.requirements}" for use in BY_INPUT]
 MAX_CPU_S = 5.0
 """For 100 kB. All need a few milliseconds, a square of the length would need minutes."""
+
+
+@pytest.fixture(autouse=True)
+def nobody_watches_the_garbage_collector():
+    """Hypothesis does, and an alarm that rings there is dropped with a warning. Workers have no such watcher."""
+    watchers = gc.callbacks[:]
+    gc.callbacks.clear()
+    yield
+    gc.callbacks[:] = watchers
 
 
 def call(use: Use, value: object) -> Any:

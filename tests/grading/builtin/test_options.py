@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 
@@ -123,3 +124,13 @@ def test_schemas_follow_their_own_references_and_know_unique_entries():
     twice = '[{"a": 1, "b": 2}, {"b": 2, "a": 1.0}]'
     assert check(input=twice, schema=unique).reason == "$: the entries are not unique"
     assert check(input=[[i] if i % 2 else str(i) for i in range(20_000)], schema=unique).score == 1.0
+
+
+def test_a_schema_elsewhere_is_not_asked_for():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        schema = {"$ref": f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"}
+        with pytest.raises(ValueError, match="nothing is fetched"):
+            find("json_schema")(input="{}", schema=schema)
+        with pytest.raises(TimeoutError):
+            server.accept()

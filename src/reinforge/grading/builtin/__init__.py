@@ -4,9 +4,9 @@
     result = set_f1(input=completion, reference=["E11.9"])
 
 Each judges one completion: `input` is its text, or the value that was taken from it; `reference` is what it is
-compared with; options follow, all by keyword. The score lies in 0..1. Whatever `input` is, a built-in answers: what
-cannot be read scores 0 with a reason. Options and references that make no sense raise ValueError: they are the row's
-fault.
+compared with; options follow, all by keyword. The answer is a `Result` with `score`, `reason` and `metrics`; the score
+lies in 0..1 unless an option says otherwise. Whatever `input` is, a built-in answers: what cannot be read scores 0 with
+a reason. Options and references that make no sense raise ValueError: they are the config's or the row's fault.
 """
 
 from __future__ import annotations

@@ -40,8 +40,9 @@ def exact_answer(
 ) -> Result:
     """1 when the answer equals the reference, or one of them where the reference is a list, else 0 (S2-019).
 
-    `tag`: the answer is what stands in the last `<tag>...</tag>`; `after`: what follows the last such mark. Without
-    both it is the whole input. White space around it never counts.
+    `reference`: the right answer, or a list of them.
+    `tag`: the answer is what stands in the last `<tag>...</tag>`; without `tag` and `after` it is the whole input.
+    `after`: the answer is what follows the last such mark.
     `reference_after`: the same mark in the reference, as `####` in GSM8K's solutions.
     `compare`: "exact": letter by letter. "text": case, runs of white space and a full stop at the end do not count.
     "number": as numbers where both are written as one ($1,234. is 1234.0), else as "text".
@@ -153,8 +154,12 @@ def numeric_close(
     1 - (e / t - 1) / (reach - 1), at least 0: with `reach` 1 there is nothing beyond the tolerance, with `reach` 10 the
     score falls to 0 at ten times the tolerance.
 
-    `tag`, `after`: where the answer stands, as in exact_answer. `pick`: "whole": the answer is a number and nothing
-    else; "last": the last number in it counts.
+    `reference`: the right number.
+    `tag`, `after`: where the answer stands, as in exact_answer.
+    `pick`: "whole": the answer is a number and nothing else; "last": the last number in it counts.
+    `abs_tol`, `rel_tol`: the tolerance, as above.
+    `reach`: how many tolerances away the score has fallen to 0.
+
     Numbers are compared exactly, as written in decimals; a percent or currency sign is passed over.
 
     >>> numeric_close(input="3.14", reference=3.14159, abs_tol=0.01).score

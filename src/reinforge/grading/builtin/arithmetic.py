@@ -37,11 +37,13 @@ def equation(
 ) -> Result:
     """1 when the answer is an expression of the given numbers whose value is the target, else 0 (S0-017..021).
 
-    `reference`: the target. `numbers`: those given, as a list or as text ("9 1 5", "[9, 1, 5]").
+    `reference`: the target.
+    `numbers`: those given, as a list or as text ("9 1 5", "[9, 1, 5]").
     `tag`: the expression is what stands in the last `<tag>...</tag>`; "" takes the whole input.
     `use`: "all": each given number exactly once; "any": at most once.
     `tolerance`: the value must differ by less. It is computed exactly, as a fraction.
-    `decimals`: numbers with a decimal point may be written. `max_length`: characters of the longest expression read.
+    `decimals`: numbers with a decimal point may be written.
+    `max_length`: characters of the longest expression that is read.
 
     The expression may hold digits, + - * / ( ) and spaces, and is never given to Python's `eval`.
 

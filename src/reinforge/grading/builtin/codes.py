@@ -31,10 +31,11 @@ def icd_codes(
     their first s characters earn s / the longer one's length where s is at least `prefix` (in ICD-10 the first three
     characters are the category). Dots, case and repetitions do not count. F1 is taken of the sums.
 
+    `reference`: the expected codes; None is an empty list.
     `field`: dotted path to the list in the input; null there is an empty list.
-    `prefix`: 0 gives credit to equal codes only.
-    `exclusive`: pairs of code beginnings that must not stand together (`["E10", "E11"]`); for each pair that does, the
-    score is multiplied by 1 - `penalty`.
+    `prefix`: as above; 0 gives credit to equal codes only.
+    `exclusive`: pairs of code beginnings that must not stand together (`["E10", "E11"]`).
+    `penalty`: for each such pair that does, the score is multiplied by 1 - `penalty`.
     `empty_match`: the score when both lists are empty. One empty list scores 0.
 
     >>> icd_codes(input='["E11.9", "I10"]', reference=["I10", "E11.9"]).score
@@ -50,11 +51,9 @@ def icd_codes(
     pairs = _pairs(exclusive)
     empty_match = number_option("empty_match", empty_match)
     expected = _expected(reference, pairs)
-    listed = list_of(input, field)
+    listed = list_of(input, field, MAX_CODES)
     if isinstance(listed, Unreadable):
         return refused(listed.reason)
-    if len(listed) > MAX_CODES:
-        return refused(f"{len(listed):,} codes, at most {MAX_CODES:,} are compared")
     if not listed and not expected:
         return Result(empty_match, "nothing found, nothing expected")
     found = {_plain(code) for code in listed}

@@ -11,11 +11,12 @@ from reinforge.grading.builtin.reading import number_option, shown
 def gate(*, a: float, b: float | None, at_least: float = 1.0, share: float = 0.5, below: float | str = "a") -> float:
     """B counts only where A reaches `at_least`: share * a + (1 - share) * b there, and elsewhere what `below` says.
 
+    `a`: the score that opens the gate.
+    `b`: the score behind it; a closed gate does not ask for it, and it may be None.
+    `at_least`: the gate is open from this score of A on.
     `share`: of A in the open gate's mean; 0 makes it B alone.
     `below`: the closed gate's score: "a" is A itself (S4-029), "share" is share * a, which never passes an open gate's
     score, and a number is that number.
-
-    B is not asked for in a closed gate: it may be None there.
 
     With the defaults a closed gate can score more than an open one (a 0.8 against a 1.0 with b 0.0): that is Runloop's
     grader as it was printed. `below="share"` keeps the order.
@@ -37,7 +38,9 @@ def combine(
 ) -> float:
     """The weighted sum of named scores, held within `clip` = (lowest, highest) where it is given (S3-024, S3-025).
 
+    `scores`: by name.
     `weights`: by name; a score without one counts with weight 1.
+    `clip`: [lowest, highest] value.
 
     >>> combine(scores={"similar": 0.75, "tags": 1.0}, weights={"similar": 0.5, "tags": 0.125})
     0.5

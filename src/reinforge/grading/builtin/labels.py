@@ -30,11 +30,13 @@ def label(
 ) -> Result:
     """The weight of the reference's class when the answer is that class, else 0 (S4-067).
 
+    `reference`: the right class.
     `classes`: their names, each with weight 1, or a table of name: weight. Weights below 1 for frequent classes keep a
     model from guessing the most frequent one (S4-083).
     `tag`, `after`: where the answer stands, as in exact_answer.
     `pick`: "whole": the answer is a class and nothing else. "only": it may be a sentence that names exactly one class,
     as a whole word; one that names two is wrong, whichever it means.
+
     Case, runs of white space, and quotes, stars or full stops around the answer do not count.
 
     >>> label(input="**Spam**", reference="spam", classes=["spam", "ham"]).score

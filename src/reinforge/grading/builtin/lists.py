@@ -23,6 +23,7 @@ def set_f1(
 ) -> Result:
     """F1 of two lists as multisets: with t entries in both, precision t / found, recall t / expected (S4-013).
 
+    `reference`: the expected list, or its text as JSON or Python; None is an empty list.
     `keys`: entries are objects, and equal when these fields are; without keys the whole entries are compared.
     `field`: dotted path to the list in the input; null there is an empty list.
     `empty_match`: the score when both lists are empty (a model that rightly finds nothing). One empty list scores 0.

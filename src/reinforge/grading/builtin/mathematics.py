@@ -28,6 +28,7 @@ def math_equal(
     """1 when the answer is mathematically equal to the reference, else 0: numbers, fractions, roots, sets, intervals,
     polynomials and the like, written as plain text or in LaTeX. The work is done by Math-Verify and SymPy.
 
+    `reference`: the right answer, as a number or text.
     `tag`, `after`: where the answer stands, as in exact_answer. Without them it is looked for in the whole text: in a
     `\\boxed{}`, after words such as "the answer is", else the last expression.
     `precision`: decimal places to which numbers are compared.

@@ -36,6 +36,7 @@ def span_f1(
     """Soft F1 of passages (S4-052): recall is the mean over expected passages of their best match among those found,
     precision the mean over found passages of their best match among those expected.
 
+    `reference`: the expected passages; None is an empty list.
     `field`: dotted path to the list in the input; null there is an empty list.
     `matcher`: how alike two passages are, 0 to 1. "ratio": edit similarity (rapidfuzz `fuzz.ratio`); "partial": of the
     shorter one with the best-fitting part of the longer (`partial_ratio`); "words": edit similarity whatever the order
@@ -54,11 +55,9 @@ def span_f1(
     alike = _alike(matcher, number_option("threshold", threshold, 0.0, 1.0))
     empty_match = number_option("empty_match", empty_match)
     expected = _texts(reference)
-    found = list_of(input, field)
+    found = list_of(input, field, MAX_PASSAGES)
     if isinstance(found, Unreadable):
         return refused(found.reason)
-    if len(found) > MAX_PASSAGES:
-        return refused(f"{len(found):,} passages, at most {MAX_PASSAGES:,} are compared")
     if not found and not expected:
         return Result(empty_match, "nothing found, nothing expected")
     copied = [_is_copied(passage, source) for passage in found]

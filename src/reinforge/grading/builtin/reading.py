@@ -85,8 +85,9 @@ def _finite(text: str) -> float:
     return number
 
 
-def list_of(value: object, field: str) -> list[Any] | Unreadable:
+def list_of(value: object, field: str, max_entries: int | None = None) -> list[Any] | Unreadable:
     """The list in an input: the input itself, or what lies at the dotted path `field` in it, where null is empty too.
+    One of more than `max_entries` entries is not read.
 
     >>> list_of('{"a": {"b": [1]}}', "a.b"), list_of({"a": None}, "a"), list_of("{}", "a").reason
     ([1], [], 'no field "a"')
@@ -103,6 +104,8 @@ def list_of(value: object, field: str) -> list[Any] | Unreadable:
     if found is None and field:
         return []
     if isinstance(found, (list, tuple)):
+        if max_entries is not None and len(found) > max_entries:
+            return Unreadable(f"{len(found):,} entries, at most {max_entries:,} are read")
         return list(found)
     return Unreadable(f"not a list but {shown(found)}")
 

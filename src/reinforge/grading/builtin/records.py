@@ -44,8 +44,8 @@ def record_checks(
     weights: Mapping[str, float] | None = None,
     empty_match: float = 1.0,
 ) -> Result:
-    """Mean correctness of generated records against the expected ones (S4-038, S4-039): the sum of the records' scores,
-    divided by the number of generated or of expected records, whichever is larger.
+    """Mean correctness of records (S4-038, S4-039): the sum of their scores, divided by the number of generated or of
+    expected ones, whichever is larger.
 
     A record is recognised by its `key` fields. One that nobody expected, or a duplicate, scores 0. Of the others the
     score is the weighted mean of the checks that are asked for:
@@ -56,10 +56,19 @@ def record_checks(
     | category | `category` | 1 when this field is that of the expected record |
     | free | `start` | 0 when its time overlaps that of another, or of `existing`, and the expected one's does not |
 
-    `field`: dotted path to the list in the input. `end`: field with the end; without one a record takes no time.
+    Case and runs of white space do not count. Times are numbers or ISO 8601 texts (UTC unless they say otherwise).
+
+    `reference`: the expected records; None is an empty list.
+    `key`: fields that together name a record.
+    `field`: dotted path to the list in the input; null there is an empty list.
+    `required`: fields that must not be empty.
+    `category`: field with the category.
+    `start`: field with the beginning. A record without one overlaps nothing.
+    `end`: field with the end; without one a record takes no time.
     `who`: field naming who is needed, a text or a list: only records that need the same person can overlap (S4-041).
-    Times are ISO 8601 texts (UTC unless they say otherwise) or numbers. `weights`: of the checks, 1 each by default.
-    Texts are compared without regard to case and runs of white space.
+    `existing`: records that are in the calendar already.
+    `weights`: of the checks, 1 each by default.
+    `empty_match`: the score when both lists are empty. One empty list scores 0.
 
     >>> gold = [{"title": "Dentist", "kind": "event"}, {"title": "Milk", "kind": "list"}]
     >>> record_checks(input=gold, reference=gold, category="kind").score
@@ -70,21 +79,29 @@ def record_checks(
     0.0
     """
     keys = names_option("key", key, at_least=1)
-    names = {"category": category, "start": start, "end": end, "who": who}
-    fields = _Fields(names_option("required", required), **{name: text_option(name, f) for name, f in names.items()})
+    fields = _Fields(names_option("required", required), category, start, end, who)
     of_checks = _weights(weights)
     empty_match = number_option("empty_match", empty_match)
     expected, calendar = _records("reference", reference, keys), _records("existing", existing, ())
-    found = list_of(input, field)
+    found = list_of(input, field, MAX_RECORDS)
     if isinstance(found, Unreadable):
         return refused(found.reason)
-    if len(found) > MAX_RECORDS:
-        return refused(f"{len(found):,} records, at most {MAX_RECORDS:,} are compared")
     if not found and not expected:
         return Result(empty_match, "nothing found, nothing expected")
+    return _judged(found, expected, calendar, keys, fields, of_checks)
+
+
+def _judged(
+    found: Sequence[object],
+    expected: Sequence[Record],
+    calendar: Sequence[Record],
+    keys: Sequence[str],
+    fields: _Fields,
+    weights: Mapping[str, float],
+) -> Result:
     pairs, lone = _matched(found, expected, keys)
     values = _checked(pairs, expected, calendar, fields)
-    score = _sum_of_means(values, of_checks, len(pairs)) / max(len(found), len(expected))
+    score = _sum_of_means(values, weights, len(pairs)) / max(len(found), len(expected))
     metrics = {name: math.fsum(each) / len(each) for name, each in values.items() if each}
     return Result(score, _in_words(len(pairs), len(expected), lone, values), metrics)
 
@@ -111,6 +128,10 @@ class _Fields:
     start: str
     end: str
     who: str
+
+    def __post_init__(self) -> None:
+        for name in ("category", "start", "end", "who"):
+            text_option(name, getattr(self, name))
 
 
 def _weights(weights: object) -> dict[str, float]:

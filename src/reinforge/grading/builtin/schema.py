@@ -25,9 +25,10 @@ def json_schema(
 ) -> Result:
     """1 when the input is JSON that is valid under a JSON Schema, else 0 (S0-062, S4-009).
 
-    `schema`: as an object or as text; draft 2020-12 unless its `$schema` says otherwise. References to other documents
-    are never fetched: only those inside the schema and to the drafts' own schemas are followed.
-    `tag`: the JSON is what stands in the last `<tag>...</tag>`. `fence`: it may stand in a code fence.
+    `schema`: as an object or as text; draft 2020-12 unless its `$schema` says otherwise. Only references inside the
+    schema are followed: nothing is ever fetched.
+    `tag`: the JSON is what stands in the last `<tag>...</tag>`; without it, the whole input.
+    `fence`: it may stand in a code fence.
     `parses`: the score of JSON that is not valid.
 
     >>> schema = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}

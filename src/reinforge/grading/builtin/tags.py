@@ -20,6 +20,7 @@ def tag_format(
 ) -> Result:
     """1 when the completion has the blocks of `tags` in their order, else 0.
 
+    `tags`: their names, in the order of the blocks.
     `layout`: "exact": each tag once and nothing but white space outside the blocks (S0-016). "lines": also each tag on
     a line of its own (S2-011, S2-021). "loose": the blocks follow each other somewhere in the text (S2-022).
 
@@ -46,6 +47,7 @@ def tag_count(
 ) -> Result:
     """The share of the tags that are there: a smooth way up to the format.
 
+    `tags`: their names.
     `count`: "tags": each opening and closing tag counts when it occurs exactly once (S2-023). "blocks": each block
     counts when there is at least one (S3-021).
 
@@ -83,6 +85,7 @@ def tag_ladder(
     | between | 0.2 | nothing but white space lies between two blocks |
     | before | 0 | nothing but white space comes before the first tag; only where it is given a weight |
 
+    `tags`: their names, in the order of the blocks.
     `rungs`: other weights by name; a rung of weight 0 is not checked.
 
     >>> tag_ladder(input="<plan>read</plan>\\n<code>go()</code>").score

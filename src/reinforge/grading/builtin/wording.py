@@ -19,7 +19,9 @@ def copied_prompt(*, input: Any, reference: Any, max_share: float = 0.8, run: in
     """1 for a completion of its own, 0 for one that is empty or a copy of its prompt (S3-023): one of whose words a
     larger share than `max_share` stands in the prompt too, in runs of at least `run` words.
 
-    `reference`: the prompt, as a text or as chat messages. A prompt of fewer words than `run` is one run.
+    `reference`: the prompt, as a text or as chat messages.
+    `max_share`: of the words, from 0 to 1.
+    `run`: the shortest run of words that counts as copied; a prompt of fewer words is one run.
 
     >>> copied_prompt(input="It thins the blood.", reference="Is aspirin good for the heart?").score
     1.0
@@ -68,6 +70,8 @@ def repetition(*, input: Any, run: int = 4) -> Result:
     """The share of a completion's runs of `run` words that are distinct: 1 where nothing is said twice, near 0 in a
     loop.
 
+    `run`: number of words in a run.
+
     Signs count as words, words longer than 16 letters as several, and each letter of a script without spaces as one.
     A completion of fewer words repeats nothing.
 
@@ -101,6 +105,8 @@ def length(
     """1 when a completion is from `at_least` to `at_most` units long; outside, 1 less a `fade`-th for each unit too
     many or too few, at least 0. Without `fade` it is 0 at once. An empty completion always is.
 
+    `at_least`, `at_most`: units wanted; without `at_most` there is no upper end.
+    `fade`: units beyond them at which the score has fallen to 0.
     `unit`: "words" (separated by white space) or "characters".
 
     >>> length(input="one two three", at_most=3).score, length(input="one two three four", at_most=3).score
