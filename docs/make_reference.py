@@ -178,7 +178,8 @@ def metrics_page() -> str:
     parts = [
         "# Metrics\n\n",
         "One value each per step, stored in `run.db` and shown by `reinforge runs show`. `<function>` stands for the\n",
-        "name of a reward function. A value that cannot be computed is left out: no metric is ever NaN or infinite.\n",
+        "name of a reward function, `<figure>` for that of a further figure it tells. A value that\n",
+        "cannot be computed is left out: no metric is ever NaN or infinite.\n",
     ]
     area = ""
     for name, meaning in METRICS.items():

@@ -12,9 +12,8 @@ import platform
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -79,16 +78,21 @@ def train(
         if rows is not None:
             files["dataset.json"] = json.dumps(rows)
         with Run.create(Path(runs_dir), name, _stored(config), _about(built, started, directory), files) as run:
+            built.grader.judges.keep_in(run.path)
             _run_to_end(built, run, watcher, None)
             return run.path
     finally:
         built.close()
 
 
-def resume(run_path: Path | str, watcher: Watcher | None = None) -> Path:
+def resume(run_path: Path | str, watcher: Watcher | None = None, *, overrides: Sequence[str] = ()) -> Path:
     """Go on with a run from its newest intact checkpoint, or from the start if there is none. Rows after it are deleted
-    and made again, bitwise equal to those of a run that was never interrupted."""
-    from reinforge.reward_updates import changed_files
+    and made again, bitwise equal to those of a run that was never interrupted.
+
+    `overrides` ("reward_fns.judge.KEY=VALUE") change where and how judges are asked from now on, for
+    instance a budget.
+    """
+    from reinforge.reward_updates import changed_files, changed_judge
     from reinforge.run_store import Run
 
     watcher = watcher or SilentWatcher()
@@ -97,6 +101,8 @@ def resume(run_path: Path | str, watcher: Watcher | None = None) -> Path:
         if run.status()[0] == "succeeded":
             raise UsageError(f"{path} has done all {run.last_step()} steps.", hint="There is nothing to resume.")
     with Run.open(path, writable=True) as run:
+        if overrides:
+            run.change_judge(changed_judge(run.config(), overrides))
         built = rebuild(run, watcher)
         for text in changed_files(run):
             watcher.note(text)
@@ -155,29 +161,26 @@ def grade(
     completion_column: str = "completion",
     base_dir: Path | None = None,
     unsafe_no_sandbox: bool = False,
-    packages: Sequence[str] = (),
-    tell: Callable[[str], None] | None = None,
 ) -> list[tuple[dict[str, Any], Grade]]:
     """Score completions that exist already -> (row, grade) in the order of the data. Loads no model.
 
     `rewards` is `file.py:function`, `file.py` (all its reward functions) or a config file (its functions and weights).
     Neighbouring rows that differ only in their completion are judged together, as one group. `unsafe_no_sandbox`: run
-    functions you trust where this machine cannot isolate them (SECURITY.md). `packages` are what a Python file imports,
-    as in `RewardFunctionsRuntimeConfig`; a config names its own. `tell` is called with what takes long.
+    functions you trust where this machine cannot isolate them (SECURITY.md).
     """
+    from reinforge.config import RewardFunctionsRuntimeConfig
     from reinforge.config_file import load_config
     from reinforge.grading.grader import RewardFunctionGrader, grade_completions
     from reinforge.grading.reward_function import load_rewards_file
-    from reinforge.sandbox.environments import lock_packages, runtime_with, silent
     from reinforge.sandbox.limits import Limits
 
-    directory, tell = base_dir or Path.cwd(), tell or silent
+    directory = base_dir or Path.cwd()
     if Path(rewards).suffix in (".yaml", ".yml", ".toml"):
-        grader = RewardFunctionGrader.from_config(load_config([directory / rewards]).reward_fns, directory, tell)
+        grader = RewardFunctionGrader.from_config(load_config([directory / rewards]).reward_fns, directory)
     else:
-        runtime = runtime_with(packages, {"unsafe_no_sandbox": unsafe_no_sandbox})
-        limits = replace(Limits.from_config(runtime), packages=lock_packages(runtime, tell))
-        grader = RewardFunctionGrader(load_rewards_file(rewards, directory, limits), runtime, tell=tell)
+        runtime = RewardFunctionsRuntimeConfig(unsafe_no_sandbox=unsafe_no_sandbox)
+        functions = load_rewards_file(rewards, directory, Limits.from_config(runtime))
+        grader = RewardFunctionGrader(functions, runtime)
     with closing(grader):
         rows = _rows_to_grade(data, prompt_column, completion_column, directory)
         return list(zip(rows, grade_completions(grader, rows), strict=True))
@@ -267,6 +270,7 @@ def rebuild(run: Run, watcher: Watcher) -> LocalRun:
                 f"The {what} of {run.path} is not what the run began with (its hash differs).",
                 hint="Put it back as it was, or start a new run.",
             )
+    built.grader.judges.keep_in(run.path)
     return built
 
 
@@ -308,7 +312,7 @@ def stored_grader(run: Run, functions: Sequence[RewardFunction], watcher: Watche
     from reinforge.grading.grader import RewardFunctionGrader
 
     config = stored_config(run).reward_fns
-    return RewardFunctionGrader(functions, config.runtime, config.settings, watcher.note)
+    return RewardFunctionGrader(functions, config.runtime, config.settings, watcher.note, config.judge)
 
 
 def restore(built: LocalRun, run: Run, watcher: Watcher) -> TrainState:
@@ -365,7 +369,6 @@ def _about(built: LocalRun, started: datetime.datetime, base_dir: Path) -> dict[
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "machine": {"system": platform.platform(), "processor": platform.machine()},
         "functions": [record_of(function) for function in built.grader.functions],
-        "packages": list(built.grader.packages),
         "fingerprints": built.fingerprints,
         "sandbox": tiers.about(),
         "max_tokens": built.task.max_tokens,

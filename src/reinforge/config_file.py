@@ -63,6 +63,18 @@ def load_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> G
         raise ConfigError("\n".join(explain(error.errors(), whole.values, whole.origins, start))) from None
 
 
+def read_override(text: str) -> dict[str, Any]:
+    """`dotted.key=value` as tables inside tables.
+
+    >>> read_override("reward_fns.judge.budget_tokens=9000")
+    {'reward_fns': {'judge': {'budget_tokens': 9000}}}
+    """
+    layer = _read_override(text)
+    if layer.problems:
+        raise ConfigError("\n".join(layer.problems))
+    return layer.values
+
+
 def to_yaml(config: GRPOConfig) -> str:
     """The whole config, defaults included. `load_config` of the text gives an equal config.
 

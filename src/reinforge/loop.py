@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from reinforge.config import GRPOConfig
 from reinforge.data.order import PromptOrder
@@ -16,7 +16,7 @@ from reinforge.evaluation import evaluate
 from reinforge.grading.overlong import overlong_score
 from reinforge.grading.replay import accidents
 from reinforge.insight.evaluation import Evaluation
-from reinforge.insight.faults import failing_function, reward_faults
+from reinforge.insight.faults import failing_function, reward_faults, stopping_fault
 from reinforge.insight.metrics import step_metrics
 from reinforge.learner.advantage import advantages
 from reinforge.roles import Roles
@@ -91,15 +91,17 @@ def train(
     config, state, stop = task.config, state or TrainState(), stop or StopRequest()
     last_step = config.train_steps if until_step is None else until_step
     roles.sampler.load(roles.learner.publish())
-    if state.step == 0:
-        _evaluate_if_due(task, roles, run, watcher, 0)
+    if not _is_evaluated(run, state.step):  # a guard may have stopped the run in the middle of it
+        _evaluate_if_due(task, roles, run, watcher, state)
     record_s = 0.0
     while state.step < last_step:
         changes = before_step(state.step)
         clock, collected = _Clock({"time/record_s": record_s}), None
         if state.batch is None:
             collected = _sample_and_grade(task, roles, state)
-            _stop_if_rewards_fail(task, roles, run, watcher, state, collected.groups)
+            fault = stopping_fault(collected.groups) or _failing(task.config, collected.groups)
+            if fault is not None:
+                _stop_by_guard(roles, run, watcher, state, collected.groups, fault)
             state = _with_batch(state, collected, config)
         assert state.batch is not None
         clock.lap("collect")
@@ -117,7 +119,7 @@ def train(
         for event in record.events:
             watcher.note(event.message)
 
-        score = _evaluate_if_due(task, roles, run, watcher, state.step)
+        score = _evaluate_if_due(task, roles, run, watcher, state)
         asked_to_stop = stop.signal or run.take_stop_request()
         if asked_to_stop or state.step % config.save_every == 0 or state.step == last_step:
             save_checkpoint(run.path, state.step, partial(_write_state, roles, state), score)
@@ -168,7 +170,8 @@ def _record(
     if collected is not None and state.batch is not None:
         groups, advantages_PG = collected.groups, state.batch.advantages_PG
         times |= {"time/rollout_s": collected.rollout_s, "time/reward_wait_s": collected.reward_wait_s}
-    metrics = step_metrics(groups, update, times, settings.correct_fn, settings.correct_from)
+    others = {**times, **roles.figures()}
+    metrics = step_metrics(groups, update, others, settings.correct_fn, settings.correct_from)
     return StepRecord(
         step=state.step + 1,
         metrics=metrics,
@@ -180,14 +183,24 @@ def _record(
     )
 
 
-def _evaluate_if_due(task: Task, roles: Roles, run: Run, watcher: Watcher, step: int) -> float | None:
+def _is_evaluated(run: Run, step: int) -> bool:
+    """Whether the evaluation that is due after a step was made. Others than a guard end between an evaluation and the
+    next checkpoint, so what a resume begins with has one."""
+    return any(evaluation.get("step") == step for evaluation in run.evaluations())
+
+
+def _evaluate_if_due(task: Task, roles: Roles, run: Run, watcher: Watcher, state: TrainState) -> float | None:
     """Held-out evaluation before the first and after the last step, and each `eval.every_steps` -> its score."""
-    settings, last = task.config.eval, task.config.train_steps
+    settings, last, step = task.config.eval, task.config.train_steps, state.step
     due = step in (0, last) or (settings.every_steps and step % settings.every_steps == 0)
     if not due or not task.heldout_prompts:
         return None
     evaluation, groups = evaluate(task.heldout_prompts, roles.sampler, roles.grader, settings, task.config.seed)
-    run.save_evaluation(f"step-{step:08d}", evaluation.as_json(step))
+    fault = stopping_fault(groups)
+    if fault is not None:
+        _stop_by_guard(roles, run, watcher, state, groups, fault)
+    figures = dict(roles.figures())
+    run.save_evaluation(f"step-{step:08d}", evaluation.as_json(step) | ({"figures": figures} if figures else {}))
     watcher.evaluation(step, evaluation, groups)
     for event in reward_faults(groups):
         watcher.note(f"held-out: {event.message}")
@@ -199,25 +212,36 @@ def _write_state(roles: Roles, state: TrainState, folder: Path) -> None:
     (folder / "state.json").write_text(encode_state(state), encoding="utf-8")
 
 
-def _stop_if_rewards_fail(
-    task: Task, roles: Roles, run: Run, watcher: Watcher, state: TrainState, groups: Sequence[Group]
-) -> None:
-    """Stop before anything is learned from a step whose scores are no judgement. A resume collects it again."""
-    config = task.config.reward_fns
-    strict = {name: 0.0 for name, settings in config.settings.items() if settings.on_error == "fail"}
-    fault = failing_function(groups, config.max_error_rate, strict)
-    if fault is None:
-        return
+def _failing(config: GRPOConfig, groups: Sequence[Group]) -> Event | None:
+    """The function whose scores of a step are no judgement, if there is one."""
+    strict = {name: 0.0 for name, settings in config.reward_fns.settings.items() if settings.on_error == "fail"}
+    return failing_function(groups, config.reward_fns.max_error_rate, strict)
+
+
+def _stop_by_guard(
+    roles: Roles, run: Run, watcher: Watcher, state: TrainState, groups: Sequence[Group], fault: Event
+) -> NoReturn:
+    """Stop before anything is learned or said of these groups. A resume collects them again."""
     for event in (*reward_faults(groups), fault):
         run.record_event(event)
         watcher.note(event.message)
-    watcher.note(fault.data["message"])
+    if fault.data["message"] not in fault.message:  # a traceback
+        watcher.note(fault.data["message"])
     save_checkpoint(run.path, state.step, partial(_write_state, roles, state))
     run.finish("stopped", fault.message)
+    hint = GUARD_HINTS.get(fault.data["kind"], "Correct it (reinforge rewards update {run} FILE), then: {resume}")
+    resume = f"reinforge runs resume {run.path}"
     raise StoppedByGuard(
-        f"Stopped after step {state.step}: {fault.message}.",
-        hint=f"Correct it (reinforge rewards update {run.path} FILE), then: reinforge runs resume {run.path}",
+        f"Stopped after step {state.step}: {fault.message}.", hint=hint.format(run=run.path, resume=resume)
     )
+
+
+GUARD_HINTS = {
+    "judge_down": "When it answers again: {resume}",
+    "judge_unusable": "Put it right (-o reward_fns.judge.KEY=VALUE changes a setting), then: {resume}",
+    "judge_budget": "Go on with a larger one: {resume} -o reward_fns.judge.budget_tokens=N (or budget_cost)",
+}
+"""Kind of the fault that stopped a run -> what to do next."""
 
 
 def _end_early(run: Run, stop: StopRequest, reason: str, step: int) -> None:

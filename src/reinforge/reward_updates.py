@@ -8,21 +8,25 @@ bitwise what it was; new requests wait until that history is caught up with.
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from reinforge.config import RewardFunctionsRuntimeConfig
+from pydantic import ValidationError
+
+from reinforge.config import JudgeConfig, RewardFunctionsRuntimeConfig
+from reinforge.config_file import read_override
 from reinforge.errors import ConfigError, RewardError, SetupError, UsageError
+from reinforge.grading.judge import check_judges
 from reinforge.grading.reward_function import Reference, RewardFunction, locate, text_on_disk
 from reinforge.grading.versions import NO_VERSION, RewardUpdate, apply_update, describe_change
 from reinforge.run_store import Event, RewardUpdateRow, Run, failpoint
 from reinforge.run_store.control import REWARDS, Request, pending_requests, remove_request, write_request
-from reinforge.sandbox.environments import Tell, lock_packages, runtime_with, silent
 from reinforge.sandbox.limits import Limits
 
 REFUSED = "reward_update_refused"
@@ -47,6 +51,8 @@ class RewardUpdates:
         self._run = run
         self._grader = grader
         self._needed = needed_functions(run.config())
+        self._limits = limits_of(run.config())
+        self._judge = judge_of(run.config())
         self._history = [(row, run_functions(run, row.functions)) for row in run.reward_updates()]
         self._first = grader.functions
 
@@ -73,9 +79,9 @@ class RewardUpdates:
             update = RewardUpdate.from_json(request.text)
             if update.at_step > step:
                 return
-            limits = run_limits(self._run, before)
-            after = apply_update(before, update, [*self._first, *earlier], self._needed, limits)
-        except (RewardError, ConfigError, SetupError) as error:  # the last two: its packages cannot be had here
+            after = apply_update(before, update, [*self._first, *earlier], self._needed, self._limits)
+            check_judges(after, self._judge)
+        except (RewardError, ConfigError, SetupError) as error:
             data = {"request": request.id, "reason": str(error)}
             self._run.record_event(Event(REFUSED, f"reward update refused: {error}", level="warning", data=data))
             remove_request(request)
@@ -119,17 +125,30 @@ def limits_of(config: Mapping[str, Any]) -> Limits:
     return Limits.from_config(RewardFunctionsRuntimeConfig.model_validate(runtime))
 
 
-def run_limits(run: Run, functions: Sequence[RewardFunction]) -> Limits:
-    """What a new function of the run is allowed and sees: the packages of those there are."""
-    begun_with = tuple(run.about.get("packages", ()))
-    packages = next((function.packages for function in functions if function.packages), begun_with)
-    return replace(limits_of(run.config()), packages=packages)
+def judge_of(config: Mapping[str, Any]) -> JudgeConfig:
+    """Where a run's judges are asked."""
+    return JudgeConfig.model_validate(config.get("reward_fns", {}).get("judge", {}))
 
 
-def lock_for(run: Run, requirements: Sequence[str], tell: Tell = silent) -> tuple[str, ...]:
-    """The versions of other packages for functions of a run, installed; ConfigError when they cannot be had."""
-    runtime = run.config().get("reward_fns", {}).get("runtime", {})
-    return lock_packages(runtime_with(requirements, runtime), tell)
+def changed_judge(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The judge settings of a run's config after overrides (`reward_fns.judge.budget_tokens=9000`); UsageError for
+    those that would change what is judged."""
+    changed: dict[str, Any] = {}
+    for override in overrides:
+        prefix, _, key = override.partition("=")[0].strip().rpartition(".")
+        if prefix != "reward_fns.judge" or key not in JudgeConfig.model_fields or key == "model":
+            known = ", ".join(name for name in JudgeConfig.model_fields if name != "model")
+            raise UsageError(
+                f"-o {override}: of a run that has begun only how judges are asked can be changed.",
+                hint=f"Write reward_fns.judge.KEY=VALUE, KEY one of {known}.",
+            )
+        changed |= read_override(override)["reward_fns"]["judge"]
+    try:
+        settings = judge_of(config).model_dump() | changed
+        return JudgeConfig.model_validate_json(json.dumps(settings), strict=True).model_dump(mode="json")
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ConfigError(f"reward_fns.judge: {told}.") from None
 
 
 def needed_functions(config: Mapping[str, Any]) -> dict[str, str]:
@@ -187,8 +206,6 @@ class RunRewards:
     """Display name -> version it had when this was read: what others have changed since is not overwritten."""
     read: tuple[dict[str, Any], dict[str, Any]] = field(default=({}, {}), repr=False)
     """`reward_fns` and `weights` as they were."""
-    packages: Sequence[str] | None = None
-    """As `RewardFunctionsRuntimeConfig.packages`, for the functions that are set here; None: the packages they have."""
 
 
 def get_config(run: Path | str) -> RunRewards:
@@ -218,11 +235,7 @@ def update_config(run: Path | str, config: RunRewards, *, base_dir: Path | None 
         if weight is not None and weight != old_weights.get(name) and name not in removed
     }
     base = {name: config.versions.get(name, NO_VERSION) for name in (*texts, *weights, *removed)}
-    packages = None
-    if config.packages is not None:
-        with Run.open(Path(run)) as opened:
-            packages = lock_for(opened, config.packages)
-    return request_update(Path(run), RewardUpdate(texts, weights, removed, base, packages=packages))
+    return request_update(Path(run), RewardUpdate(texts, weights, removed, base))
 
 
 def request_update(run_path: Path, update: RewardUpdate, request_id: str | None = None) -> str:
@@ -233,8 +246,11 @@ def request_update(run_path: Path, update: RewardUpdate, request_id: str | None 
     with Run.open(run_path) as run:
         if run.status()[0] == "succeeded":
             raise UsageError(f"{run_path} has done all its steps.", hint="Start a new run with these functions.")
-        functions = latest_functions(run)
-        apply_update(functions, update, needed=needed_functions(run.config()), limits=run_limits(run, functions))
+        config = run.config()
+        after = apply_update(latest_functions(run), update, needed=needed_functions(config), limits=limits_of(config))
+        check_judges(
+            after, judge_of(config).model_copy(update={"api_key_env": None})
+        )  # the key is the trainer's affair
     return write_request(run_path, REWARDS, update.to_json(), request_id)
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,3 +97,5 @@ class Roles:
     sampler: Sampler
     grader: Grader
     learner: Learner
+    figures: Callable[[], Mapping[str, float]] = dict
+    """Metrics of what works behind the roles (`judge/...`), since they were last asked for."""

@@ -13,6 +13,7 @@ from reinforge.api import SilentWatcher, rebuild, restore
 from reinforge.errors import UsageError
 from reinforge.reward_updates import RewardUpdates
 from reinforge.run_store import Run, list_checkpoints
+from reinforge.run_store.judgements import copy_judgements
 
 if TYPE_CHECKING:
     from reinforge.loop import Watcher
@@ -61,7 +62,7 @@ def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> V
 
 def _copy_of_run(path: Path, target: Path, checkpoints: Sequence[Path]) -> Path:
     target.mkdir()
-    for name in ("run.json", "config.yaml", "dataset.json"):
+    for name in ("run.json", "config.yaml", "judge.json", "dataset.json"):
         if (path / name).exists():
             shutil.copy2(path / name, target / name)
     for name in ("rewards", "evaluations"):
@@ -72,6 +73,7 @@ def _copy_of_run(path: Path, target: Path, checkpoints: Sequence[Path]) -> Path:
         shutil.copytree(checkpoint, target / "checkpoints" / checkpoint.name)
     with Run.open(path) as run:
         run.copy_rows(target / "run.db")
+    copy_judgements(path, target)
     return target
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reinforge.insight.metrics import METRICS, is_registered, quantile, step_metrics
+from reinforge.insight.metrics import MAX_FIGURES, METRICS, is_registered, quantile, reward_metrics, step_metrics
 from reinforge.insight.outcome import group_outcome, is_correct
 from reinforge.run_store.wall_time import is_wall_time
 from reinforge.types import Completion, Example, Grade, Group, Prompt, Score
@@ -139,13 +139,28 @@ def test_every_metric_is_finite_and_registered_whatever_comes(rows: list[list[tu
 
 def test_every_registered_metric_of_groups_is_produced():
     produced = step_metrics([made for _, made in OUTCOMES], {}, {"time/rollout_s": 1.0})
-    promised = {name for name in METRICS if not name.startswith(("policy/", "time/"))}
+    promised = {
+        name for name in METRICS if not name.startswith(("policy/", "time/", "judge/")) and "<figure>" not in name
+    }
     assert promised == {name.replace("/answer/", "/<function>/") for name in produced if not name.startswith("time/")}
 
 
-def test_what_a_resume_may_change_are_seconds_speeds_and_cache_hits():
+def test_figures_beside_the_scores_have_their_mean_and_spread():
+    told = [{"accurate": 5.0, "fluent": 1.0}, {"accurate": 3.0}, {}]
+    grades = tuple(Grade((Score("judge", "judge_v1", 1.0, metrics=metrics),)) for metrics in told)
+    metrics = reward_metrics([Group(Prompt(Example(0, "p"), "p", (1,)), 0, (), grades)])
+    assert metrics["reward/judge/accurate/mean"] == 4.0
+    assert metrics["reward/judge/accurate/std"] == pytest.approx(math.sqrt(2), abs=1e-12)
+    assert metrics["reward/judge/fluent/mean"] == 1.0
+    assert "reward/judge/fluent/std" not in metrics
+    many = tuple(Grade((Score("f", "f_v1", 1.0, metrics={f"{n:03}": 0.0 for n in range(100)}),)) for _ in range(2))
+    metrics = reward_metrics([Group(Prompt(Example(0, "p"), "p", (1,)), 0, (), many)])
+    assert sorted(name for name in metrics if name.count("/") == 3)[-1] == f"reward/f/{MAX_FIGURES - 1:03}/std"
+
+
+def test_what_a_resume_may_change_are_seconds_speeds_cache_hits_and_what_judges_took():
     assert {name for name in METRICS if is_wall_time(name)} == {
-        name for name in METRICS if name.endswith(("_s", "/cache_hits")) or name.startswith("time/")
+        name for name in METRICS if name.endswith(("_s", "/cache_hits")) or name.startswith(("time/", "judge/"))
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,9 +103,16 @@ def plot_command(run: str | None, runs_dir: Path, out: Path | None) -> None:
 
 @runs_command.command("resume")
 @click.argument("run")
+@click.option(
+    "-o",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change how judges are asked from now on, e.g. -o reward_fns.judge.budget_tokens=2000000.",
+)
 @runs_dir_option
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one a step, the last one the run.")
-def resume_command(run: str, runs_dir: Path, as_json: bool) -> None:
+def resume_command(run: str, overrides: tuple[str, ...], runs_dir: Path, as_json: bool) -> None:
     """Go on with RUN (a name or a folder) from its newest checkpoint.
 
     The result is bitwise the same as if the run had never been interrupted.
@@ -119,7 +127,7 @@ def resume_command(run: str, runs_dir: Path, as_json: bool) -> None:
         num_steps = int(stored.config()["train_steps"])
     display = open_display(num_steps, as_json=as_json)
     try:
-        api.resume(path, display)
+        api.resume(path, display, overrides=overrides)
     finally:
         display.close()
     tell_run(path, as_json)
@@ -135,11 +143,35 @@ def _story(run: Run, num_steps: int, num_completions: int) -> dict[str, Any]:
         "about": run.about,
         "config": run.config(),
         "evaluations": run.evaluations(),
+        "judge": _judge(run),
         "functions": [asdict(row) for row in run.functions()],
         "waiting_reward_updates": [request.id for request in pending_requests(run.path, REWARDS)],
         "latest_steps": [{"step": row.step, "metrics": row.metrics} for row in steps],
         "completions": _completions(run, num_completions),
         "events": [asdict(row) for row in run.events()],
+    }
+
+
+def _judge(run: Run) -> dict[str, Any]:
+    """What judges took over the whole run, evaluations and repeated steps included; empty where none was asked."""
+    from reinforge.grading.judge_meter import cost_of
+    from reinforge.reward_updates import judge_of
+    from reinforge.run_store.judgements import read_judgements
+
+    usages, note = read_judgements(run.path)
+    if not usages and note is None:
+        return {}
+    config = judge_of(run.config())
+    costs = [cost_of(usage, config.prices) for usage in usages]
+    return {
+        "calls": sum(usage.calls for usage in usages),
+        "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "completion_tokens": sum(usage.completion_tokens for usage in usages),
+        "cost": None if None in costs else sum(cost for cost in costs if cost is not None),
+        "models": [asdict(usage) for usage in usages],
+        "budget_tokens": config.budget_tokens,
+        "budget_cost": config.budget_cost,
+        "note": None if note is None else asdict(note),
     }
 
 
@@ -156,6 +188,7 @@ def _completions(run: Run, limit: int) -> list[dict[str, Any]]:
 def _story_text(run: Run, num_steps: int, num_completions: int) -> str:
     story = _story(run, num_steps, num_completions)
     parts = [_head(story), _evaluations_text(story["evaluations"]), _functions_text(story["functions"])]
+    parts.append(_judge_text(story["judge"], story["status"]))
     functions = story["config"].get("reward_fns", {}).get("functions", {})
     parts += [_steps_text(story["latest_steps"], functions), *map(_completion_text, story["completions"])]
     parts.append("\n".join(f"{row['level']:8}step {row['step']}  {visible(row['message'])}" for row in story["events"]))
@@ -170,10 +203,7 @@ def _head(story: dict[str, Any]) -> str:
     num_waiting = len(story["waiting_reward_updates"])
     tier = story["about"].get("sandbox", {}).get("tier", "unknown")
     waiting = f"\nwaiting to be taken: {num_waiting} update(s) of the reward functions" if num_waiting else ""
-    packages = story["about"].get("packages")
-    brought = f"\npackages {shortened(' '.join(packages), 110)}" if packages else ""
-    model = f"model {story['config']['base_model']}  folder {story['path']}  sandbox {tier}"
-    return f"{first}\n{model}{brought}{go_on}{waiting}"
+    return f"{first}\nmodel {story['config']['base_model']}  folder {story['path']}  sandbox {tier}{go_on}{waiting}"
 
 
 def _evaluations_text(evaluations: Sequence[dict[str, Any]]) -> str:
@@ -203,6 +233,20 @@ def _functions_text(functions: Sequence[dict[str, Any]]) -> str:
     ]
     header = ["reward function", "weight", "mean", "ok", "errors", "masked", "not applicable", "ms", "steps"]
     return table(header, rows) if rows else ""
+
+
+def _judge_text(judge: dict[str, Any], status: str) -> str:
+    if not judge:
+        return ""
+    tokens = judge["prompt_tokens"] + judge["completion_tokens"]
+    of_tokens = f" of {judge['budget_tokens']:,}" if judge["budget_tokens"] is not None else ""
+    of_cost = f" of {judge['budget_cost']:g}" if judge["budget_cost"] is not None else ""
+    cost = "" if judge["cost"] is None else f", cost {judge['cost']:.4g}{of_cost}"
+    text = f"judges: {judge['calls']:,} requests, {tokens:,}{of_tokens} tokens{cost}"
+    if judge["note"] is not None and status == "running":
+        at = datetime.fromtimestamp(judge["note"]["at"]).strftime("%H:%M:%S")
+        text += f"\n{at}  {judge['note']['text']}"
+    return text
 
 
 def _steps_text(steps: Sequence[dict[str, Any]], functions: Iterable[str]) -> str:

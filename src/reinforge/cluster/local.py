@@ -102,7 +102,7 @@ def build(
         "base_model": _fingerprint_folder(policy.folder),
     }
     judge = ReplayingGrader(grader, recorded) if recorded else grader
-    return LocalRun(task, Roles(sampler, judge, learner), grader, policy, fingerprints)
+    return LocalRun(task, Roles(sampler, judge, learner, grader.judges.take_figures), grader, policy, fingerprints)
 
 
 @dataclass(frozen=True)

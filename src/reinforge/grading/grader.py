@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reinforge.config import RewardFunctionsConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
+from reinforge.config import JudgeConfig, RewardFunctionsConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError
 from reinforge.grading.calls import Case
 from reinforge.grading.failures import settle
 from reinforge.grading.futures import when_all
+from reinforge.grading.judge import Judges
 from reinforge.grading.reward_function import RewardFunction, load_reward_functions
 from reinforge.grading.scorers import Scorer
 from reinforge.grading.start import start_scorer
@@ -34,14 +35,21 @@ class RewardFunctionGrader:
         runtime: RewardFunctionsRuntimeConfig | None = None,
         settings: Mapping[str, RewardFunctionSettings] | None = None,
         tell: Tell = silent,
+        judge: JudgeConfig | None = None,
     ) -> None:
-        """`settings` by display name; they hold for every version. `tell` is called with what takes long."""
+        """`settings` by display name; they hold for every version. `tell` is called with what takes long; `judge` says
+        where judges are asked."""
         self._tell = tell
-        self.packages: tuple[str, ...] = ()
-        """`name==version` of the config's packages."""
         self._runtime = runtime or RewardFunctionsRuntimeConfig()
         self._settings = dict(settings or {})
-        self._scorers = [self._start(function) for function in functions]
+        self.judges = Judges(judge or JudgeConfig(), tell)
+        self._scorers: list[Scorer] = []
+        try:
+            for function in functions:
+                self._scorers.append(self._start(function))
+        except BaseException:  # a judge without an address: the workers of the functions before it must not stay
+            self.close()
+            raise
 
     @property
     def functions(self) -> tuple[RewardFunction, ...]:
@@ -57,17 +65,14 @@ class RewardFunctionGrader:
 
     def _start(self, function: RewardFunction) -> Scorer:
         provide(function.packages, self._runtime, self._tell)
-        return start_scorer(function, self._runtime, self._settings.get(function.name))
+        return start_scorer(function, self._runtime, self._settings.get(function.name), self.judges)
 
     @classmethod
     def from_config(cls, config: RewardFunctionsConfig, base_dir: Path, tell: Tell = silent) -> RewardFunctionGrader:
         """Install what the functions of a config need (SetupError); load and check them (RewardError)."""
-        packages = lock_packages(config.runtime, tell)
-        limits = replace(Limits.from_config(config.runtime), packages=packages)
+        limits = replace(Limits.from_config(config.runtime), packages=lock_packages(config.runtime, tell))
         functions = load_reward_functions(config.functions, config.weights, base_dir, limits)
-        grader = cls(functions, config.runtime, config.settings, tell)
-        grader.packages = packages
-        return grader
+        return cls(functions, config.runtime, config.settings, tell, config.judge)
 
     def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> Future[tuple[Grade, ...]]:
         """See roles.Grader."""
@@ -90,6 +95,7 @@ class RewardFunctionGrader:
 
     def close(self) -> None:
         """End every worker process; grades under way become masked or cancelled."""
+        self.judges.close()
         for scorer in self._scorers:
             scorer.close()
 

@@ -23,9 +23,9 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class JudgeClient:
             requests_per_minute=config.requests_per_minute,
             max_wait_s=config.max_wait_s if config.down == "wait" else 0.0,
             patience=self._patience,
-            tell=lambda text: self.tell(text),
+            tell=self._note,
         )
         self._judgements = Judgements()
         self._meter = Meter(config, self._judgements)
@@ -123,6 +123,10 @@ class JudgeClient:
                 future = self._asked[key] = self._crew.submit(lambda: self._answer(question, key))
                 future.add_done_callback(lambda _: self._asked.pop(key, None))
         return future
+
+    def _note(self, text: str) -> None:
+        self._judgements.note(text)
+        self.tell(text)
 
     def take_figures(self) -> dict[str, float]:
         """What was counted since the last call: calls, retries, tokens, cost ..."""
@@ -156,20 +160,20 @@ class JudgeClient:
 
     def _converse(self, question: Question, key: str) -> tuple[str, Any]:
         """The reply's text and its meaning, after a repair if the first cannot be read."""
-        reply = self._exchange(question, question.messages, key)
+        reply = self._exchange(question, key)
         try:
             return reply.content, _meaning(question, reply)
         except BadReply as bad:
             self._meter.count("repairs")
             told = [{"role": "assistant", "content": reply.content[:MAX_QUOTED]}] if reply.content.strip() else []
             told.append({"role": "user", "content": f"{str(bad).capitalize()}. {REPAIR}"})
-        reply = self._exchange(question, [*question.messages, *told], key)
+        reply = self._exchange(replace(question, messages=(*question.messages, *told)), key)
         try:
             return reply.content, _meaning(question, reply)
         except BadReply as bad:
             raise JudgeFault(PARSE_ERROR, f"{bad}, also when asked again") from None
 
-    def _exchange(self, question: Question, messages: Sequence[Mapping[str, str]], key: str) -> Reply:
+    def _exchange(self, question: Question, key: str) -> Reply:
         """One reply, however often it must be asked for; JudgeFault when none comes."""
         attempt = 0
         while True:
@@ -179,25 +183,28 @@ class JudgeClient:
             passed = self._gate.enter()
             if not isinstance(passed, Pass):
                 raise JudgeFault(*passed)
-            result = self._send(question, messages, passed)
-            if isinstance(result, Reply):
-                return result
-            if result.unusable:
+            # What is sent to find out whether a judge is up again is no question of ours: some questions make a healthy
+            # judge fail, and would keep it down for all others.
+            result = self._send(replace(question, **PROBE) if passed.is_probe else question, passed)
+            if isinstance(result, Setback) and result.unusable:
                 self._gate.give_up("judge_unusable", result.message)
                 raise JudgeFault("judge_unusable", result.message)
-            # While the judge is down no attempt is used up: how long that may last is the gate's business.
-            attempt += 0 if passed.is_probe or result.free else 1
+            if passed.is_probe:
+                continue  # how long the judge may be down is the gate's business; no attempt is used up by it
+            if isinstance(result, Reply):
+                return result
+            attempt += 0 if result.free else 1
             if not result.again or attempt > self._config.max_retries:
                 raise JudgeFault(SERVER_ERROR, result.message)
             self._meter.count("retries")
-            if attempt and not passed.is_probe:
+            if not result.free:
                 draw = random.Random(f"{key} {attempt}").random()
                 self._gate.pause(backoff_s(attempt, self._patience, draw))
 
-    def _send(self, question: Question, messages: Sequence[Mapping[str, str]], passed: Pass) -> Reply | Setback:
+    def _send(self, question: Question, passed: Pass) -> Reply | Setback:
         result: Reply | Setback | None = None
         try:
-            result = self._endpoint.send(question.model, messages, question.schema, question.settings)
+            result = self._endpoint.send(question.model, question.messages, question.schema, question.settings)
         finally:
             if isinstance(result, Reply):
                 self._gate.leave(passed, "answered")
@@ -210,6 +217,11 @@ class JudgeClient:
         return result
 
 
+PROBE: dict[str, Any] = {
+    "messages": ({"role": "user", "content": "Reply with {}."},),
+    "settings": {"max_completion_tokens": 16},
+}
+"""Asked of a judge that is down; any chat completion will do."""
 REPAIR = "Reply again with nothing but the JSON object that was asked for, and keep it short."
 
 

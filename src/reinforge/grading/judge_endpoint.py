@@ -166,6 +166,12 @@ def _error_text(text: str) -> str:
         return " ".join(text[: 2 * MAX_SHOWN].split())
 
 
+def check_endpoint(config: JudgeConfig) -> None:
+    """ConfigError or SetupError when the endpoint cannot be asked at all: no address, no key."""
+    _policy(_url(config), config)
+    _key(config)
+
+
 def _url(config: JudgeConfig) -> str:
     if config.base_url is None:
         raise ConfigError(

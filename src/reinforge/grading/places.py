@@ -8,6 +8,7 @@ from reinforge.grading.joining import JOINED
 from reinforge.grading.local_grader import LEAVES
 from reinforge.grading.spec import PythonGrader, walk
 from reinforge.grading.spec_base import GraderNode
+from reinforge.grading.spec_judges import JudgeNode
 
 FACTORIES: dict[str, str] = {}
 """Type -> `module:function` of what starts its scorer (start.Factory): for types judged elsewhere than in a worker."""
@@ -27,7 +28,7 @@ def check_places(node: GraderNode, where: str) -> None:
     """RewardError when there is nothing here that judges by some part."""
     for path, part in walk(node):
         known = _is_local_type(part.type) or part.type in JOINED or part.type in FACTORIES
-        if not known and not isinstance(part, PythonGrader):
+        if not known and not isinstance(part, PythonGrader | JudgeNode):
             place = ".".join((where, *path))
             raise RewardError(f"{place}: there is nothing here yet that judges by {part.type}.")
 

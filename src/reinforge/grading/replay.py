@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
+from reinforge.grading.judge_client import PARSE_ERROR, REFUSAL_ERROR, SERVER_ERROR
 from reinforge.roles import Grader
-from reinforge.types import Completion, Grade, Group, Prompt, Score
+from reinforge.types import STOPPING_KINDS, Completion, Grade, Group, Prompt, Score
 
-ACCIDENTS = frozenset({"timeout", "worker_unavailable"})
+ACCIDENTS = frozenset({"timeout", "worker_unavailable", SERVER_ERROR, REFUSAL_ERROR, PARSE_ERROR, *STOPPING_KINDS})
 """Kinds of faults that may not happen again."""
 
 

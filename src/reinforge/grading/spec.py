@@ -18,7 +18,7 @@ from reinforge.grading import builtin, formula
 from reinforge.grading.error_flags import GraderFault
 from reinforge.grading.spec_base import GraderNode, TemplateText, refuse
 from reinforge.grading.spec_builtins import BuiltIn
-from reinforge.grading.spec_judges import LabelModel, ScoreModel
+from reinforge.grading.spec_judges import LabelModel, Rubric, ScoreModel
 from reinforge.grading.spec_problems import Problem, meant, problems_of
 from reinforge.grading.templates import Template, texts_in
 from reinforge.grading.text_metrics import METRICS
@@ -186,6 +186,7 @@ TYPES: dict[str, type[GraderNode]] = {
     "text_similarity": TextSimilarity,
     "score_model": ScoreModel,
     "label_model": LabelModel,
+    "rubric": Rubric,
     "python": PythonGrader,
     "multi": Multi,
     "combine": Combine,

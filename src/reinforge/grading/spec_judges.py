@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from reinforge.grading.spec_base import GraderNode, TemplateText, refuse
+
+MAX_ANSWER_TOKENS = 4096
+"""Of a judge, its thinking included, unless a grader sets another."""
 
 
 class _Part(BaseModel):
@@ -45,6 +48,10 @@ class AudioPart(_Part):
 Content = TemplateText | Annotated[TextPart | ImagePart | AudioPart, Field(discriminator="type")]
 
 
+def _is_text(part: object) -> TypeGuard[str | TextPart]:
+    return isinstance(part, str | TextPart)
+
+
 class JudgeMessage(_Part):
     """One message to the judge."""
 
@@ -52,6 +59,15 @@ class JudgeMessage(_Part):
     content: Content | list[Content]
     """A text with templates, a part, or a list of them."""
     type: Literal["message"] = "message"
+
+    @property
+    def parts(self) -> list[str | TextPart | ImagePart | AudioPart]:
+        return list(self.content) if isinstance(self.content, list) else [self.content]
+
+    @property
+    def text(self) -> str:
+        """Of the parts that are text: one template."""
+        return "".join(part if isinstance(part, str) else part.text for part in self.parts if _is_text(part))
 
 
 Messages = Annotated[list[JudgeMessage], Field(min_length=1)]
@@ -67,21 +83,61 @@ class JudgeSampling(_Part):
     """Longest answer in tokens; spelled with an s, as OpenAI does."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
+    def settings(self) -> dict[str, Any]:
+        """As chat completions name them. Temperature 0 and a bound on the length, unless others are set."""
+        given = self.model_dump(exclude_none=True)
+        longest = given.pop("max_completions_tokens", MAX_ANSWER_TOKENS)
+        return {"temperature": 0.0, "max_completion_tokens": longest} | given
 
-class ScoreModel(GraderNode):
-    """A number that a language model gives."""
 
-    type: Literal["score_model"]
-    model: Annotated[str, Field(min_length=1)]
-    """The judge's name at its endpoint."""
-    input: Messages
-    """What it is told and asked."""
-    range: Annotated[list[float], Field(min_length=2, max_length=2)] = Field(default_factory=lambda: [0.0, 1.0])
-    """[lowest, highest] score; others are held within."""
+Quality = Literal["great", "fair", "poor"]
+Texts = Annotated[
+    list[TemplateText], Field(min_length=1), BeforeValidator(lambda text: [text] if isinstance(text, str) else text)
+]
+
+
+def _check_plain(text: str) -> str:
+    if "{{" in text:
+        raise ValueError("it is no template, so {{ cannot stand in it")
+    return text
+
+
+PlainText = Annotated[str, Field(min_length=1), AfterValidator(_check_plain)]
+
+
+class JudgeNode(GraderNode):
+    """What all judges share."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """The judge's name at its endpoint; `reward_fns.judge.model` where none is set."""
     sampling_params: JudgeSampling = JudgeSampling()
     """How it draws its answer."""
     pass_threshold: float | None = None
     """From this score on the metric `passed` is 1, else 0; the score stays as it is."""
+
+    @property
+    def messages(self) -> list[JudgeMessage]:
+        """What the grader tells its judge; empty where that is ours to say."""
+        return []
+
+
+class ScoreModel(JudgeNode):
+    """A number that a language model gives."""
+
+    type: Literal["score_model"]
+    input: Messages
+    """What it is told and asked."""
+    range: Annotated[list[float], Field(min_length=2, max_length=2)] = Field(default_factory=lambda: [0.0, 1.0])
+    """[lowest, highest] score; others are held within."""
+    examples: dict[Quality, Texts] = Field(default_factory=dict)
+    """Completions of each quality for the judge to measure by: a text or several. Not OpenAI's."""
+    relative: bool = False
+    """Show the judge all completions of a prompt at once and have it score each beside the others: one request for a
+    group. Not OpenAI's."""
+
+    @property
+    def messages(self) -> list[JudgeMessage]:
+        return self.input
 
     @model_validator(mode="after")
     def _range_is_one(self) -> ScoreModel:
@@ -91,25 +147,103 @@ class ScoreModel(GraderNode):
         return self
 
 
-class LabelModel(GraderNode):
+class LabelModel(JudgeNode):
     """1 when the label that a language model chooses is a passing one, else 0."""
 
     type: Literal["label_model"]
-    model: Annotated[str, Field(min_length=1)]
-    """The judge's name at its endpoint."""
     input: Messages
     """What it is told and asked."""
-    labels: Annotated[list[str], Field(min_length=1)]
+    labels: Annotated[list[PlainText], Field(min_length=1)]
     """What it may choose from."""
-    passing_labels: Annotated[list[str], Field(min_length=1)]
+    passing_labels: Annotated[list[PlainText], Field(min_length=1)]
     """Those that score 1."""
-    sampling_params: JudgeSampling = JudgeSampling()
-    """How it draws its answer."""
+    examples: dict[PlainText, Texts] = Field(default_factory=dict)
+    """Label -> completions that deserve it, for the judge to measure by: a text or several. Not OpenAI's."""
+
+    @property
+    def messages(self) -> list[JudgeMessage]:
+        return self.input
 
     @model_validator(mode="after")
     def _labels_are_known(self) -> LabelModel:
-        unknown = [label for label in self.passing_labels if label not in self.labels]
-        if unknown:
-            text = f'"{unknown[0]}" is none of the labels ({", ".join(self.labels)})'
-            raise refuse("passing_labels", text, self.passing_labels)
+        for place, named in (("passing_labels", self.passing_labels), ("examples", list(self.examples))):
+            unknown = [label for label in named if label not in self.labels]
+            if unknown:
+                raise refuse(place, f'"{unknown[0]}" is none of the labels ({", ".join(self.labels)})', named)
         return self
+
+
+class RubricLine(_Part):
+    """One thing a completion should do, or must not."""
+
+    name: PlainText
+    """What its verdict is called among the score's figures."""
+    text: TemplateText
+    """What the judge looks for."""
+    weight: float = 1.0
+    """Its share; below 0 for what costs."""
+
+
+class RubricDimension(_Part):
+    """One thing that is rated on the scale."""
+
+    name: PlainText
+    """What its rating is called among the score's figures."""
+    text: TemplateText
+    """What the judge rates."""
+
+
+class Rubric(JudgeNode):
+    """Weighted lines with a verdict each, or dimensions rated on a scale. Not OpenAI's."""
+
+    type: Literal["rubric"]
+    lines: Annotated[list[RubricLine], Field(min_length=1)] | None = None
+    """The score is the weight of what is met, by the weight of all lines above 0, within 0..1."""
+    verdicts: Annotated[dict[PlainText, Annotated[float, Field(ge=0, le=1)]], Field(min_length=2)] = Field(
+        default_factory=lambda: {"yes": 1.0, "no": 0.0}
+    )
+    """What the judge may say of a line, and the share of its weight that brings: `partly: 0.5` adds a step between."""
+    dimensions: Annotated[list[RubricDimension], Field(min_length=1)] | None = None
+    """The score is the mean of the ratings."""
+    scale: Annotated[list[int], Field(min_length=2, max_length=2)] = Field(default_factory=lambda: [1, 5])
+    """[lowest, highest] rating of a dimension; whole numbers."""
+    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """[lowest, highest] score: the scale is stretched onto it. Unset: the mean rating is the score."""
+    input: Messages | None = None
+    """What the judge is told before the rubric. Unset: the prompt and the completion."""
+    reference: TemplateText | None = None
+    """A good answer to compare with, for instance `{{item.answer}}`."""
+    examples: dict[Quality, Texts] = Field(default_factory=dict)
+    """Completions of each quality for the judge to measure by: a text or several."""
+
+    @property
+    def messages(self) -> list[JudgeMessage]:
+        return self.input or []
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Rubric:
+        if (self.lines is None) == (self.dimensions is None):
+            raise refuse("lines", "a rubric has either lines or dimensions", self.lines)
+        place = "lines" if self.lines else "dimensions"
+        names = [part.name for part in self.lines or self.dimensions or []]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise refuse(place, f'two are named "{twice}"', names)
+        if self.dimensions and "std" in names:
+            raise refuse(place, "std is the name of the ratings' spread: choose another", names)
+        if self.lines and not any(line.weight > 0 for line in self.lines):
+            raise refuse(place, "no weight is above 0, so nothing could score", names)
+        return self
+
+    @model_validator(mode="after")
+    def _scales_rise(self) -> Rubric:
+        if self.scale[0] >= self.scale[1]:
+            raise refuse("scale", f"the lowest rating, {self.scale[0]}, must be below the highest", self.scale)
+        if self.range is not None and self.lines:
+            raise refuse("range", "lines score within 0..1", self.range)
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise refuse("range", f"the lowest score, {self.range[0]:g}, must be below the highest", self.range)
+        return self
+
+
+Judge = ScoreModel | LabelModel | Rubric

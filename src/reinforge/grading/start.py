@@ -9,14 +9,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
-from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
+from reinforge.config import JudgeConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.grading.compound import CompoundScorer, ThresholdScorer
+from reinforge.grading.judge import Judges
 from reinforge.grading.local_grader import worker_source
 from reinforge.grading.places import FACTORIES, is_local
 from reinforge.grading.reward_function import DEFAULT_FUNCTION, RewardFunction
 from reinforge.grading.scorers import FunctionWorkers, Scorer
 from reinforge.grading.spec import PythonGrader, read
 from reinforge.grading.spec_base import GraderNode
+from reinforge.grading.spec_judges import Judge
 from reinforge.sandbox import tiers
 
 Factory = Callable[
@@ -26,12 +28,17 @@ Factory = Callable[
 
 
 def start_scorer(
-    function: RewardFunction, runtime: RewardFunctionsRuntimeConfig, settings: RewardFunctionSettings | None = None
+    function: RewardFunction,
+    runtime: RewardFunctionsRuntimeConfig,
+    settings: RewardFunctionSettings | None = None,
+    judges: Judges | None = None,
 ) -> Scorer:
-    """The scorer that a function's dialect asks for. `settings` are those of its name."""
+    """The scorer that a function's dialect asks for. `settings` are those of its name; without `judges` none can be
+    asked (ConfigError)."""
     if function.dialect != "grader":
         return FunctionWorkers(function, runtime, pure=settings is not None and settings.pure)
-    return _start(function, read(json.loads(function.source), function.file_name), runtime, settings)
+    node = read(json.loads(function.source), function.file_name)
+    return _start(function, node, runtime, settings, judges or Judges(JudgeConfig()))
 
 
 def _start(
@@ -39,7 +46,10 @@ def _start(
     node: GraderNode,
     runtime: RewardFunctionsRuntimeConfig,
     settings: RewardFunctionSettings | None,
+    judges: Judges,
 ) -> Scorer:
+    if isinstance(node, Judge):
+        return _with_threshold(judges.scorer(function, node), node)
     pure = settings is not None and settings.pure
     if is_local(node):
         source = worker_source(node.full_json())
@@ -57,7 +67,7 @@ def _start(
         parts: dict[str, Scorer] = {}
         for name, child in node.children().items():
             own = replace(function, name=name, file_name=f"{function.file_name} {name}", weight=1.0)
-            parts[name] = _start(own, child, runtime, settings)
+            parts[name] = _start(own, child, runtime, settings, judges)
             undo.callback(parts[name].close)
         undo.pop_all()
         return CompoundScorer(function, node.full_json(), parts)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from reinforge.run_store.records import Event
-from reinforge.types import Group, Score
+from reinforge.types import STOPPING_KINDS, Group, Score
 
 
 def reward_faults(groups: Iterable[Group]) -> Iterator[Event]:
@@ -32,6 +32,23 @@ def reward_faults(groups: Iterable[Group]) -> Iterator[Event]:
             level="warning",
             data={"function": name, "state": state, "kind": kind, "count": count, "calls": calls[name]},
         )
+
+
+def stopping_fault(groups: Iterable[Group]) -> Event | None:
+    """The first score that says that nothing more can be judged (types.STOPPING_KINDS), or None. One with a stand-in
+    counts, so it stops nothing.
+
+    >>> from reinforge.types import Example, Grade, Prompt, Score
+    >>> down = Score("judge", "judge_v1", None, state="masked", kind="judge_down", message="no answer for 600 s")
+    >>> event = stopping_fault([Group(Prompt(Example(0, "Hi"), "Hi", (1,)), 0, (), (Grade((down,)),))])
+    >>> event.message, event.data["kind"]
+    ('judge_v1: no answer for 600 s', 'judge_down')
+    """
+    for score in (score for group in groups for grade in group.grades for score in grade.scores):
+        if score.state == "masked" and score.kind in STOPPING_KINDS:
+            data = {"function": score.name, "kind": score.kind, "message": score.message}
+            return Event("judge_guard", f"{score.version}: {score.message}", "error", data)
+    return None
 
 
 def failing_function(groups: Iterable[Group], max_error_rate: float, of_function: Mapping[str, float]) -> Event | None:

@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT NOT NULL, c
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS usage (model TEXT PRIMARY KEY, calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, at REAL NOT NULL, text TEXT NOT NULL);   -- down, up again
 """
 _USAGE = "SELECT model, calls, prompt_tokens, completion_tokens FROM usage ORDER BY model"
 
@@ -88,6 +89,10 @@ class Judgements:
             (model, prompt_tokens, completion_tokens),
         )
 
+    def note(self, text: str) -> None:
+        """Keep, for those who look on, that the judge is down or up again."""
+        self._write("INSERT INTO notes (at, text) VALUES (?, ?)", (time.time(), text))
+
     def usage(self) -> tuple[Usage, ...]:
         """By model, in the order of their names."""
         with self._lock:
@@ -106,16 +111,35 @@ class Judgements:
                 self._db.execute(statement, values)
 
 
-def read_usage(folder: Path) -> tuple[Usage, ...]:
-    """What the judges of a run took so far; empty when it has none."""
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What became of a judge."""
+
+    at: float
+    """Seconds since 1970."""
+    text: str
+
+
+def read_judgements(folder: Path) -> tuple[tuple[Usage, ...], Note | None]:
+    """What the judges of a run took so far, and the latest note; nothing when it has none."""
     path = folder / FILE_NAME
     if not path.is_file():
-        return ()
+        return (), None
     db = open_reader(path)
     try:
-        return _usages(db.execute(_USAGE))
+        note = db.execute("SELECT at, text FROM notes ORDER BY id DESC LIMIT 1").fetchone()
+        return _usages(db.execute(_USAGE)), None if note is None else Note(*note)
     finally:
         db.close()
+
+
+def copy_judgements(folder: Path, target: Path) -> None:
+    """Copy what a run's judges have answered to another folder, also while it trains; nothing where there is none."""
+    if (folder / FILE_NAME).is_file():
+        source, copy = open_reader(folder / FILE_NAME), sqlite3.connect(target / FILE_NAME)
+        source.backup(copy)
+        copy.close()
+        source.close()
 
 
 def _usages(rows: Iterable[tuple[str, int, int, int]]) -> tuple[Usage, ...]:

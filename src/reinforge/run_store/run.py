@@ -3,6 +3,8 @@
     <run>/run.json        id, name, created, config hash, versions: written once
     <run>/config.yaml     the resolved config
     <run>/run.db          steps, completions, scores, events (database.py)
+    <run>/judgements.db   what judges have answered and what that took; none where no judge was asked
+    <run>/judge.json      settings of the judge that a resume has changed
     <run>/checkpoints/    resumable states (checkpoints.py)
     <run>/adapter/        the published final adapter
     <run>/control/        requests to the trainer, each a file that was renamed into place
@@ -47,6 +49,7 @@ from reinforge.run_store.records import Event, RewardUpdateRow, Status, StepReco
 from reinforge.types import Score
 
 _FOLDERS = ("checkpoints", "adapter", "control", "evaluations", "rewards")
+_JUDGE = "judge.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -222,12 +225,20 @@ class Run(RowReader):
         return status, reason
 
     def config(self) -> dict[str, Any]:
-        """The resolved config as plain values."""
+        """The resolved config as plain values, with what a resume has changed of the judge's settings."""
         path = self.path / "config.yaml"
         try:
-            return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError) as fault:
+            config = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+            if (self.path / _JUDGE).exists():
+                config["reward_fns"]["judge"] = _read_json(self.path / _JUDGE)
+            return config
+        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, RecursionError) as fault:
             raise CheckpointError(f"{path} is damaged: {fault}.") from fault
+
+    def change_judge(self, settings: Mapping[str, Any]) -> None:
+        """Ask judges by these settings (all of `reward_fns.judge`) from now on. They say where and how fast, not what:
+        equal questions have the answers they had."""
+        replace_durably(self.path / _JUDGE, json.dumps(dict(settings), indent=2, allow_nan=False).encode())
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Every held-out evaluation, by step."""

@@ -1,5 +1,6 @@
 """Which recorded numbers are wall time: the only ones that may differ between a resumed and an uninterrupted run. What
-the cache of pure functions saved belongs to them: a resumed run begins with an empty one."""
+the cache of pure functions saved belongs to them: a resumed run begins with an empty one. So does what judges took: a
+resumed run does not ask again."""
 
 from __future__ import annotations
 
@@ -10,4 +11,4 @@ def is_wall_time(metric: str) -> bool:
     >>> [is_wall_time(name) for name in ("time/step_s", "speed/tokens_per_s", "reward/f/latency_max_s", "reward/mean")]
     [True, True, True, False]
     """
-    return metric.startswith(("time/", "speed/")) or metric.rpartition("/")[2].startswith("latency_")
+    return metric.startswith(("time/", "speed/", "judge/")) or metric.rpartition("/")[2].startswith("latency_")
