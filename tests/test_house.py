@@ -29,7 +29,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 LAYER_0 = {"types", "roles", "errors", "requirements", "config"}
 LAYER_1 = {"config_problems", "config_file", "run_store", "data", "grading", "sandbox", "insight"}
 LAYER_2 = {"policy", "learner", "inference", "rollout"}
-LAYER_3 = {"loop", "evaluation", "reward_updates"}
+LAYER_3 = {"loop", "evaluation", "reward_updates", "lab"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "evaluation": LAYER_0 | LAYER_1 | {"rollout"},
     "loop": LAYER_0 | LAYER_1 | {"rollout", "evaluation", "learner.advantage"},
     "reward_updates": LAYER_0 | LAYER_1,
+    "lab": LAYER_0 | LAYER_1,
     "cluster": LAYER_0 | LAYER_1 | LAYER_2 | LAYER_3,
 }
 """First name below `reinforge` -> what it may import of ours. Those on top may import anything."""

@@ -37,6 +37,7 @@ def found(source: str, used: set[str] | None = None, **options: object) -> list[
         ("    return float(not example['flag'])", "G25"),
         ("    flag = example.get('flag')\n    return 1.0 if flag and completion else 0.0", "G25"),
         ("    return float(example['target'] == 15)", "G25"),
+        ("    return float(example['target'] == int(completion))", "G25"),
         ("    return example['target'] / 2", "G25"),
         ("    return float(sum(int(n) for n in example['numbers']))", "G25"),
         ("    return float(len(example['numbers']))", "G25"),

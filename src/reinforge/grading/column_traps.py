@@ -15,6 +15,8 @@ from itertools import pairwise
 READ_BACK = "parse_bool, parse_number and parse_value read columns back (reinforge rewards helpers)."
 _WALKS = {"len", "sum", "set", "sorted", "list", "tuple", "max", "min", "any", "all", "enumerate", "Counter", "zip"}
 """Builtins that take a collection: of text they take its characters."""
+_NUMBERS = {"int", "float", "len", "sum", "abs", "round", "Fraction", "Decimal"}
+"""What they return is no text."""
 ALWAYS_TRUE = "it is true even for False, 0, [] and None"
 
 
@@ -113,9 +115,13 @@ def _tested(node: ast.AST) -> Iterator[tuple[ast.expr, str]]:
 
 def _compared(sides: list[ast.expr]) -> Iterator[tuple[ast.expr, str]]:
     for one, other in (*pairwise(sides), *pairwise(reversed(sides))):
-        missing = isinstance(one, ast.Call) and isinstance(other, ast.Constant) and other.value is None
-        if isinstance(other, ast.Constant) and not isinstance(other.value, str) and not missing:  # .get() may be None
-            yield one, f"it never equals {other.value!r}"
+        match other:
+            case ast.Constant(value=None) if isinstance(one, ast.Call):
+                continue  # .get() of a column that is not there
+            case ast.Constant(value=value) if not isinstance(value, str):
+                yield one, f"it never equals {value!r}"
+            case ast.Call(func=ast.Name(name)) if name in _NUMBERS:
+                yield one, "it never equals a number"
 
 
 def _is_number(node: ast.expr) -> bool:

@@ -5,6 +5,7 @@ Give ``format_reward`` the weight 0.1 and ``correct_reward`` the weight 0.9: a c
 
 import re
 from fractions import Fraction
+from itertools import permutations
 
 _FORMAT = re.compile(
     r"<think>((?:(?!</?think>|</?answer>).)*)</think>\s*<answer>((?:(?!</?answer>).)*)</answer>\s*", re.S
@@ -43,6 +44,31 @@ def correct_reward(prompt: str, completion: str, example: dict[str, str]) -> flo
         return 0.0
     value = evaluate(answers[0])
     return 1.0 if value is not None and abs(value - Fraction(str(example["target"]))) < Fraction(1, 100_000) else 0.0
+
+
+def gold(example: dict[str, str]) -> str | None:
+    """A right completion for a row, for `reinforge rewards test`; None when the target cannot be reached.
+
+    >>> gold({"numbers": "9 1 5", "target": "15"})
+    '<think>5+(9+1)!</think><answer>5+(9+1)</answer>'
+    """
+    numbers = [(Fraction(number), number) for number in re.findall("[0-9]+", str(example["numbers"]))]
+    found = _solution(numbers, Fraction(str(example["target"])))
+    return None if found is None else f"<think>{found}!</think><answer>{found}</answer>"
+
+
+def _solution(terms: list[tuple[Fraction, str]], target: Fraction) -> str | None:
+    """An expression of all terms that reaches the target: two of them become one until one is left."""
+    if len(terms) == 1:
+        return terms[0][1].removeprefix("(").removesuffix(")") if terms[0][0] == target else None
+    for (i, (a, left)), (j, (b, right)) in permutations(enumerate(terms), 2):
+        rest = [term for place, term in enumerate(terms) if place not in (i, j)]
+        joined = [(a + b, f"({left}+{right})"), (a - b, f"({left}-{right})"), (a * b, f"({left}*{right})")]
+        for term in joined + ([(a / b, f"({left}/{right})")] if b else []):
+            found = _solution([*rest, term], target)
+            if found is not None:
+                return found
+    return None
 
 
 def evaluate(expression: str) -> Fraction | None:
