@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,3 +43,8 @@ def wait_until(condition: Callable[[], object], limit_s: float = 5.0) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+def own_memory_bytes() -> int:
+    """Of this process, in main memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

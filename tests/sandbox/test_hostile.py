@@ -6,7 +6,6 @@ Every bomb is bounded (hundreds of processes, a few GiB), and none runs in the p
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import tempfile
 import textwrap
@@ -15,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import new_marker, processes_with, wait_until
+from processes import new_marker, own_memory_bytes, processes_with, wait_until
 
 from reinforge.sandbox import process, seccomp
 from reinforge.sandbox.cgroup import make_cgroup
@@ -37,10 +36,6 @@ def make_worker(isolating_tier):
     yield make
     for worker in workers:
         worker.close()
-
-
-def own_memory_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 BOMBS = {

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import resource
 import shutil
 import socket
 import ssl
 import time
-from pathlib import Path
 
 import pytest
+from processes import own_memory_bytes
 from servers import Server, answer, echo, make_authority, requests_on
 
 from reinforge.sandbox import proxy
@@ -79,10 +78,6 @@ def run():
     yield make
     for each in made:
         each.close()
-
-
-def own_memory_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_a_tunnel_carries_requests_and_is_logged_with_its_bytes(run):

@@ -24,9 +24,10 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from reinforge.sandbox import seccomp
-from reinforge.sandbox.launch import confined, own_user, readable_paths
+from reinforge.sandbox.launch import PROXY_PORT, confined, own_user, readable_paths
 from reinforge.sandbox.limits import Limits
 
 SHARED_MEMORY_BYTES = 16 << 20
@@ -42,6 +43,7 @@ class Bubblewrap:
     program: str
     name: str = "bubblewrap"
     has_namespace: bool = True
+    network: Literal["own"] = "own"
     uses_pipe: bool = True
     uses_cgroup: bool = True
 
@@ -51,8 +53,11 @@ class Bubblewrap:
     def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, pipe: int) -> list[str]:
         """The worker's folder is OWN_FOLDER in there; `folder` itself stays outside."""
         filter_known = seccomp.known_machine()
+        port = PROXY_PORT if limits.allowed_hosts else None
         calls = (
-            seccomp.filter_program(own_files_only=False, own_group_only=False, own_signals_only=False)
+            seccomp.filter_program(
+                own_files_only=False, own_group_only=False, own_signals_only=False, tcp=port is not None
+            )
             if filter_known
             else b""
         )
@@ -61,7 +66,7 @@ class Bubblewrap:
             *_namespaces(user),
             *_files(limits),
             *("--info-fd", str(pipe), "--"),
-            *confined(runner, limits, user, calls, own_namespace=user is not None),
+            *confined(runner, limits, user, calls, own_namespace=user is not None, proxy_port=port),
         ]
 
 

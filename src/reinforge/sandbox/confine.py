@@ -11,6 +11,8 @@ Started as `python -I -S confine.py SPEC COMMAND...` by the isolating tiers. SPE
     life, folder    descriptor of a pipe that ends with the trainer (all then ends and the folder goes), or null
     seccomp         BPF program in base64, or ""
     self            the constant in it that stands for our process id
+    proxy_port      of the listener that is handed out over `channel` (a descriptor), the one thing to connect to from a
+                    network of our own; or null
 
 Whatever fails here ends the process: code never runs with less than was asked for.
 """
@@ -146,6 +148,15 @@ def end_with(life: int, folder: str) -> None:
     os.close(life)
 
 
+def hand_out_listener(port: int, channel: int) -> None:
+    """Whoever holds the other end of the channel accepts what the worker connects to. None of it stays with us."""
+    import socket
+
+    listener = socket.create_server(("127.0.0.1", port), backlog=128)
+    with listener, socket.socket(fileno=os.dup(channel)) as sender:
+        socket.send_fds(sender, [b"L"], [listener.fileno()])
+
+
 def confine(spec: dict[str, Any]) -> None:
     if spec["life"] is not None:
         end_with(spec["life"], spec["folder"])
@@ -153,6 +164,8 @@ def confine(spec: dict[str, Any]) -> None:
     if len(cpus) > spec["max_cpus"]:
         first = os.getpid() % len(cpus)
         os.sched_setaffinity(0, [cpus[(first + i) % len(cpus)] for i in range(spec["max_cpus"])])
+    if spec["proxy_port"] is not None:
+        hand_out_listener(spec["proxy_port"], spec["channel"])
     if spec["uid"] is not None:
         become(spec["uid"], spec["keep_reading"])
     counted_alone = spec["uid"] is not None

@@ -26,6 +26,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from reinforge.sandbox import seccomp
 from reinforge.sandbox.launch import PACKAGE, anybody_may_enter, confined, interpreter_paths, own_user, readable_paths
@@ -45,6 +46,7 @@ class Landlock:
     version: int
     name: str = "landlock"
     has_namespace: bool = False
+    network: Literal[""] = ""
     uses_pipe: bool = True
     uses_cgroup: bool = True
 

@@ -10,7 +10,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from reinforge.sandbox import seccomp
 from reinforge.sandbox.environments import environment_folder, environment_python
@@ -20,6 +20,8 @@ PACKAGE = Path(__file__).parents[1]
 RUNNER = Path(__file__).with_name("runner.py")
 CONFINE = Path(__file__).with_name("confine.py")
 MAX_OPEN_FILES = 256
+PROXY_PORT = 3128
+"""Of the proxy in the network of a worker that has one of its own."""
 NOBODY = 65534
 _FIRST_OWN_ID, _NUM_OWN_IDS = 0x70000000, 1 << 24
 
@@ -42,6 +44,12 @@ class Tier(Protocol):
         ...
 
     @property
+    def network(self) -> Literal["own", "shared", ""]:
+        """How a worker gets to the hosts it is allowed: a network of its own with nothing in it but our proxy; that of
+        this machine, where only its environment names the proxy; "": in no way that would hold it to these hosts."""
+        ...
+
+    @property
     def uses_pipe(self) -> bool:
         """Whether the worker gets its end of the pipe."""
         ...
@@ -56,7 +64,8 @@ class Tier(Protocol):
         ...
 
     def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, pipe: int) -> list[str]:
-        """The command line that starts `runner` in this tier. `pipe` is the end for writing to us where the tier has
+        """The command line that starts `runner`, whose last words are the descriptor of its channel and its limits, in
+        this tier. `pipe` is the end for writing to us where the tier has
         a namespace, else that for reading: it ends when we do."""
         ...
 
@@ -122,5 +131,7 @@ def confined(runner: Sequence[str], limits: Limits, user: int | None, program: b
         "folder": "",
         "seccomp": base64.b64encode(program).decode("ascii"),
         "self": seccomp.SELF,
+        "proxy_port": None,
+        "channel": int(runner[-2]),
     }
     return [interpreter(limits), "-I", "-S", "-B", str(CONFINE), json.dumps(spec | changes), *runner]

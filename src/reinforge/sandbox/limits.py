@@ -34,6 +34,14 @@ class Limits:
     """Each call runs in a fork of the process that loaded the source, which itself never runs a call."""
     packages: tuple[str, ...] = ()
     """`name==version` of the environment its code runs in (environments.py); (): the Python that runs us."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Hosts it may connect to through a proxy (egress.py); (): no network."""
+    allow_private_addresses: bool = False
+    """Also those of this machine and of the networks around it."""
+    secrets: tuple[str, ...] = ()
+    """Names of the environment variables it gets beside those that all workers have."""
+    section: str = "reward_fns.runtime"
+    """Where a user sets these three, for messages."""
     unsafe_no_sandbox: bool = False
     """The user's consent to run code without isolation where this machine offers none."""
 

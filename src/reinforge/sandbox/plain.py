@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from reinforge.sandbox.limits import Limits
 
@@ -26,6 +27,7 @@ class Plain:
 
     name: str = "plain"
     has_namespace: bool = False
+    network: Literal["shared"] = "shared"
     uses_pipe: bool = False
     uses_cgroup: bool = False
 

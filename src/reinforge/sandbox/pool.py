@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from reinforge.roles import CallResult
+from reinforge.sandbox.access import OnConnection, access_for, ignore
 from reinforge.sandbox.environments import provide
 from reinforge.sandbox.launch import Tier
 from reinforge.sandbox.limits import Limits
@@ -50,13 +51,22 @@ class Worker:
         >>> worker.close()
     """
 
-    def __init__(self, source: str, file_name: str, limits: Limits | None = None, tier: Tier | None = None) -> None:
-        """`tier` is the best one of this machine unless given. SetupError when that needs a consent nobody gave, or
+    def __init__(
+        self,
+        source: str,
+        file_name: str,
+        limits: Limits | None = None,
+        tier: Tier | None = None,
+        on_connection: OnConnection = ignore,
+    ) -> None:
+        """`tier` is the best one of this machine unless given; `on_connection` is told of each connection the code asks
+        for. SetupError when the tier needs a consent nobody gave or cannot give the access that the limits grant, and
         when the packages it is to see cannot be installed."""
         self._source = source
         self._file_name = file_name
         self._limits = limits or Limits()
         self._tier = tier or tier_for(source, self._limits)
+        self._access = access_for(self._limits, self._tier, on_connection)
         provide(self._limits.packages)
         self._process: WorkerProcess | None = None
         self._closed = False
@@ -134,7 +144,7 @@ class Worker:
                 return self._process
             if self._process is not None:
                 self._process.kill()
-            process = self._process = WorkerProcess(self._limits, self._tier)
+            process = self._process = WorkerProcess(self._limits, self._tier, self._access)
         try:
             process.load(self._source, self._file_name)
         except BaseException:

@@ -20,9 +20,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reinforge.roles import CallResult
+from reinforge.sandbox.access import NO_ACCESS, Access, environment, open_way, start_proxy
 from reinforge.sandbox.cgroup import entering, make_cgroup
 from reinforge.sandbox.launch import RUNNER, Tier, interpreter
 from reinforge.sandbox.limits import Limits
+from reinforge.sandbox.named_secrets import Hider
 from reinforge.sandbox.remains import Remains, first_process, kill, kill_all, make_pipe, start_process
 from reinforge.sandbox.runner import CHANNEL_LOST
 
@@ -91,11 +93,12 @@ class SourceFault(Exception):
 class WorkerProcess:
     """A started process. One thread at a time; after any exception it must be killed."""
 
-    def __init__(self, limits: Limits, tier: Tier) -> None:
+    def __init__(self, limits: Limits, tier: Tier, access: Access = NO_ACCESS) -> None:
         self.limits = limits
+        self._hide = Hider(access.secrets)
         try:
             with contextlib.ExitStack() as undo:
-                remains = self._start(tier, undo)
+                remains = self._start(tier, access, undo)
         except (OSError, RuntimeError) as error:  # RuntimeError: the interpreter is shutting down
             raise WorkerUnavailable(f"a worker process could not be started: {error}") from error
         self._remains = remains
@@ -109,7 +112,7 @@ class WorkerProcess:
         self.left = ""
         """What the last call left running, in words; the process must then be replaced."""
 
-    def _start(self, tier: Tier, undo: contextlib.ExitStack) -> Remains:
+    def _start(self, tier: Tier, access: Access, undo: contextlib.ExitStack) -> Remains:
         """Start the process. `undo` closes and removes what was made if that fails half-way."""
         folder = tempfile.mkdtemp(prefix="reinforge-worker-")
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -126,6 +129,7 @@ class WorkerProcess:
         self._socket, theirs = socket.socketpair()
         undo.callback(self._socket.close)
         ours, theirs_too = make_pipe(undo, we_read=tier.has_namespace)
+        way = open_way(access, tier, undo)
         with theirs:
             limits = json.dumps(asdict(self.limits) | {"guarded": tier.uses_pipe})
             channel = theirs.fileno()
@@ -137,16 +141,17 @@ class WorkerProcess:
                 stdout=self._output,
                 stderr=self._output,
                 cwd=folder,
-                env=_environment(),
+                env=_environment() | environment(access, way),
                 pass_fds=[channel, theirs_too] if tier.uses_pipe else [channel],
                 start_new_session=True,
             )
         os.close(theirs_too)
         first = first_process(ours) if tier.has_namespace else None
+        proxy = start_proxy(access, way, self._socket)
         undo.pop_all()
         if tier.has_namespace:
             os.rmdir(folder)  # it has one of its own in there; nothing of it stays, however we end
-        return Remains(self._process, first, ours, cgroup, self._socket, self._output, folder)
+        return Remains(self._process, first, ours, cgroup, self._socket, self._output, folder, proxy)
 
     def load(self, source: str, file_name: str) -> None:
         """Run the module body in the process. Raises SourceFault when it fails."""
@@ -229,7 +234,8 @@ class WorkerProcess:
         data = os.pread(self._output, self.limits.max_print_bytes, 0)
         text = data.decode("utf-8", "replace")
         # How much it went on to print, only the dead process knew.
-        return f"{text}[... cut: the limit was reached]" if len(data) == self.limits.max_print_bytes else text
+        text = f"{text}[... cut: the limit was reached]" if len(data) == self.limits.max_print_bytes else text
+        return str(self._hide(text))
 
     def _send(self, data: bytes, deadline: float) -> None:
         try:
@@ -260,7 +266,8 @@ class WorkerProcess:
             raise WorkerGone(broken=True) from None
         if not isinstance(reply, dict) or reply.get("nonce") != nonce:
             raise WorkerGone(broken=True)
-        return reply
+        hidden: dict[str, Any] = self._hide(reply)
+        return hidden
 
     def _read(self, size: int, deadline: float) -> bytes:
         while len(self._received) < size:

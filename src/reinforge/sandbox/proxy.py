@@ -224,7 +224,9 @@ class WorkerProxy:
                 await asyncio.get_running_loop().create_future()  # never: it is not over, and nobody listens
 
         async def answer() -> None:
-            client[1].write(await _answer_head(upstream[0]))
+            head = await _answer_head(upstream[0])
+            session.count("received", len(head), self._policy)
+            client[1].write(head)
             await self._pump(session, upstream[0], client[1], "received")
 
         try:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reinforge.sandbox.cgroup import Cgroup
+from reinforge.sandbox.proxy import WorkerProxy
 
 NAMESPACE_END_S = 5.0
 """How long the kernel may take to end the processes of a namespace."""
@@ -34,6 +35,8 @@ class Remains:
     channel: socket.socket
     output: int
     folder: str
+    proxy: WorkerProxy | None
+    """Its only way to the network."""
 
 
 def make_pipe(undo: contextlib.ExitStack, *, we_read: bool) -> tuple[int, int]:
@@ -67,6 +70,8 @@ def kill(remains: Remains) -> None:
     remains.process.wait()
     if remains.cgroup is not None:
         remains.cgroup.remove()
+    if remains.proxy is not None:
+        remains.proxy.close()
     remains.channel.close()
     os.close(remains.pipe)
     os.close(remains.output)

@@ -1,9 +1,10 @@
 """Which system calls user code may make: a seccomp filter as the BPF program the kernel takes.
 
 What the filter stops (EPERM unless said): sockets of every family (a pair of connected stream sockets is allowed, for
-event loops), ptrace and reading other processes' memory, key rings, userfaultfd, BPF, io_uring, mounts, namespaces,
-System V and POSIX message queues and shared memory, memory files, limits, priorities and CPUs of other processes.
-`clone3`, and every call newer than the table below, answer ENOSYS, so that the C library takes the older way.
+event loops; TCP over IPv4 where a worker has a network of its own with hosts it may reach), ptrace and reading other
+processes' memory, key rings, userfaultfd, BPF, io_uring, mounts, namespaces, System V and POSIX message queues and
+shared memory, memory files, limits, priorities and CPUs of other processes. `clone3`, and every call newer than the
+table below, answer ENOSYS, so that the C library takes the older way.
 """
 
 from __future__ import annotations
@@ -127,10 +128,12 @@ _ESCAPES = {"setsid": (112, 157), "setpgid": (109, 154)}
 _SIGNALS = {"tkill": (200, 130), "pidfd_send_signal": (424, 424), "rt_tgsigqueueinfo": (297, 240)}
 _SIGNALS_TO_SELF = {"kill": (62, 129), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138)}
 
-_CLONE, _CLONE3, _SOCKETPAIR, _PRLIMIT, _IOCTL, _FCNTL = (
+_CLONE, _CLONE3, _SOCKET, _SOCKETPAIR, _SETSOCKOPT, _PRLIMIT, _IOCTL, _FCNTL = (
     (56, 220),
     (435, 435),
+    (41, 198),
     (53, 199),
+    (54, 208),
     (302, 261),
     (16, 29),
     (72, 25),
@@ -141,7 +144,10 @@ _NEW_NAMESPACE = 0x7E020080
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET and NEWTIME."""
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _F_SETOWN, _F_SETOWN_EX = 8, 15
-_AF_UNIX, _SOCK_STREAM, _SOCK_TYPES = 1, 1, 0xF
+_AF_UNIX, _AF_INET, _SOCK_STREAM, _SOCK_TYPES = 1, 2, 1, 0xF
+_DEFAULT_PROTOCOL, _TCP = 0, 6
+_TCP_ULP = 31
+"""Option that puts other protocols of the kernel (TLS) onto a connection."""
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -162,11 +168,12 @@ def _machine() -> str:
     return platform.machine()
 
 
-def filter_program(*, own_files_only: bool, own_group_only: bool, own_signals_only: bool) -> bytes:
+def filter_program(*, own_files_only: bool, own_group_only: bool, own_signals_only: bool, tcp: bool = False) -> bytes:
     """The filter as `struct sock_filter` entries.
 
     `own_files_only` also forbids changing modes, owners and times of files; `own_group_only` leaving the process
-    group; `own_signals_only` signals to any other process, children included.
+    group; `own_signals_only` signals to any other process, children included. `tcp` lets sockets of TCP over IPv4 be
+    made and connected: where to, the network must see to.
 
     Example:
         >>> program = filter_program(own_files_only=False, own_group_only=False, own_signals_only=False)
@@ -185,8 +192,13 @@ def filter_program(*, own_files_only: bool, own_group_only: bool, own_signals_on
     program += [_entry(_AT_LEAST, _FIRST_UNKNOWN, 0, 1), _entry(_RETURN, _ERRNO | errno.ENOSYS)]
     program += _refuse(_CLONE3[column], errno.ENOSYS)
     names = _FORBIDDEN | (_METADATA if own_files_only else {}) | (_ESCAPES if own_group_only else {})
-    for numbers in (names | (_SIGNALS if own_signals_only else {})).values():
-        program += _refuse(numbers[column])
+    names |= _SIGNALS if own_signals_only else {}
+    for name, numbers in names.items():
+        if not (tcp and name in ("socket", "connect")):
+            program += _refuse(numbers[column])
+    if tcp:
+        program += _unless_tcp(_SOCKET[column])
+        program += _unless(_SETSOCKOPT[column], 2, [_TCP_ULP])
     program += _unless_stream_pair(_SOCKETPAIR[column])
     program += _only_if(_PRLIMIT[column], 0, [0])
     program += _unless(_IOCTL[column], 1, [_TIOCSTI, _TIOCLINUX])
@@ -230,6 +242,21 @@ def _unless_stream_pair(number: int) -> list[bytes]:
         _entry(_LOAD, _ARGUMENTS + 8),
         _entry(_AND, _SOCK_TYPES),
         _entry(_EQUAL, _SOCK_STREAM, 0, 1),
+        _entry(_RETURN, _ALLOW),
+    ]
+    return _argument(number, 0, checks, _ERRNO | errno.EPERM)
+
+
+def _unless_tcp(number: int) -> list[bytes]:
+    """No other kind of socket, nor another protocol behind stream sockets (MPTCP, SCTP)."""
+    checks = [
+        _entry(_EQUAL, _AF_INET, 0, 7),
+        _entry(_LOAD, _ARGUMENTS + 8),
+        _entry(_AND, _SOCK_TYPES),
+        _entry(_EQUAL, _SOCK_STREAM, 0, 4),
+        _entry(_LOAD, _ARGUMENTS + 16),
+        _entry(_EQUAL, _DEFAULT_PROTOCOL, 1, 0),
+        _entry(_EQUAL, _TCP, 0, 1),
         _entry(_RETURN, _ALLOW),
     ]
     return _argument(number, 0, checks, _ERRNO | errno.EPERM)
