@@ -2,8 +2,9 @@
 
     python benchmarks/reward_throughput.py [--workers 2] [--seconds 2] [--completions 8] [--json]
 
-One grader with as many workers as asked for judges groups of completions as a run does: rows and completions travel
-to the worker processes and scores come back, with the checks after each call. "start" is the time until a new worker
+One grader with as many workers as asked for judges groups of completions as a run does: one completion after the other
+is handed over, rows and completions travel to the worker processes and scores come back, with the checks after each
+call. "start" is the time until a new worker
 has answered for the first time; "fresh_process" gives every call a process of its own. Figures depend on what else the
 machine does: the load is printed with them.
 """
@@ -18,15 +19,14 @@ import statistics
 import sys
 import time
 from collections import deque
-from concurrent.futures import Future
 
 from reinforge.config import RewardFunctionsRuntimeConfig
-from reinforge.grading.calls import Case
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.reward_function import RewardFunction
+from reinforge.roles import GroupGrading
 from reinforge.sandbox import tiers
 from reinforge.sandbox.pool import Parameter, Worker
-from reinforge.types import Example, Grade
+from reinforge.types import Completion, Example, Prompt
 
 FORMS = {
     "predibase": ("prompt, completion, example", "0.5"),
@@ -46,18 +46,26 @@ def function_of(form: str) -> RewardFunction:
 def scores_per_second(form: str, workers: int, seconds: float, num_completions: int, *, fresh: bool = False) -> float:
     """Of one grader, with always enough groups queued that no worker waits for the next one."""
     example = Example(0, "What is 6 x 7? " * 8, {"answer": "42"})
-    texts = tuple(f"<think>{'because ' * 20}</think> {i}" for i in range(num_completions))
-    case = Case(example, example.prompt, texts, ((),) * num_completions)  # type: ignore[arg-type]
+    prompt = Prompt(example, str(example.prompt), (1,))
+    texts = [f"<think>{'because ' * 20}</think> {i}" for i in range(num_completions)]
+    completions = [Completion(i, (1,), text, "stop", (-0.1,), (-0.1,), 0) for i, text in enumerate(texts)]
     runtime = RewardFunctionsRuntimeConfig(workers=workers, fresh_process=fresh)
     grader = RewardFunctionGrader([function_of(form)], runtime)
+
+    def begin() -> GroupGrading:
+        grading = grader.begin(prompt, num_completions)
+        for completion in completions:
+            grading.add(completion)
+        return grading
+
     try:
-        grader.grade_case(case).result()
+        begin().grades()
         count, start = 0, time.perf_counter()
-        queue: deque[Future[tuple[Grade, ...]]] = deque()
+        queue: deque[GroupGrading] = deque()
         while time.perf_counter() - start < seconds:
             while len(queue) < workers * QUEUED_PER_WORKER:
-                queue.append(grader.grade_case(case))
-            grades = queue.popleft().result()
+                queue.append(begin())
+            grades = queue.popleft().grades()
             assert all(grade.scores[0].value == 0.5 for grade in grades)
             count += len(grades)
         return count / (time.perf_counter() - start)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 
 from reinforge.roles import Roles
@@ -42,13 +41,23 @@ class FakeGrader:
         self.judge = judge or (lambda completion: Score("digit", "digit_v1", float(completion.text[-1]) / 10))
         self.closed = False
 
-    def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> Future[tuple[Grade, ...]]:
-        future: Future[tuple[Grade, ...]] = Future()
-        future.set_result(tuple(Grade((self.judge(completion),)) for completion in completions))
-        return future
+    def begin(self, prompt: Prompt, num_completions: int) -> FakeGrading:
+        return FakeGrading(self.judge)
 
     def close(self) -> None:
         self.closed = True
+
+
+class FakeGrading:
+    def __init__(self, judge: Callable[[Completion], Score]) -> None:
+        self.judge = judge
+        self.scores: dict[int, Score] = {}
+
+    def add(self, completion: Completion) -> None:
+        self.scores[completion.generation] = self.judge(completion)
+
+    def grades(self) -> tuple[Grade, ...]:
+        return tuple(Grade((self.scores[place],)) for place in sorted(self.scores))
 
 
 class FakeLearner:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,13 +29,27 @@ class Sampler(Protocol):
 class Grader(Protocol):
     """Judges completions. Whatever user code does, it answers."""
 
-    def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> Future[tuple[Grade, ...]]:
-        """Start judging the completions of one prompt; the result is in their order. Never raises for a fault of
-        a reward function: such a fault is a score with state `error`."""
+    def begin(self, prompt: Prompt, num_completions: int) -> GroupGrading:
+        """Begin judging the group of completions of one prompt."""
         ...
 
     def close(self) -> None:
         """End every worker process."""
+        ...
+
+
+class GroupGrading(Protocol):
+    """The completions of one prompt while they are judged."""
+
+    def add(self, completion: Completion) -> None:
+        """Take a completion that has ended, in any order, each of the group once. What can judge it without the others
+        begins at once; what needs the group begins with the last one."""
+        ...
+
+    def grades(self) -> tuple[Grade, ...]:
+        """Wait until all are judged -> their grades, by generation. Neither the order in which completions ended nor
+        the time anything took can change them. Never raises for a fault of a reward function: such a fault is a
+        score with state `error`."""
         ...
 
 

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from graded import graded
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -28,7 +29,7 @@ def f(prompt, completion, example):
 
 def grades(grader, *texts, example=Example(0, "Hi")):  # noqa: B008  (frozen)
     completions = [Completion(i, (i,), text, "stop", (-0.1,), (-0.1,), 0) for i, text in enumerate(texts)]
-    return grader.grade(Prompt(example, "rendered", (1,)), completions).result(60)
+    return graded(grader, Prompt(example, "rendered", (1,)), completions)
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ def test_a_sample_says_whether_it_was_cut_off(make, tmp_path, pure):
     reasons: list[FinishReason] = ["stop", "length", "length", "stop"]
     completions = [Completion(i, (1,), "same", reason, (), (), 0) for i, reason in enumerate(reasons)]
     with closing(RewardFunctionGrader(functions, settings={"cut_off": RewardFunctionSettings(pure=pure)})) as grader:
-        rewards = [grade.reward for grade in grader.grade(prompt, completions).result(60)]
+        rewards = [grade.reward for grade in graded(grader, prompt, completions)]
         given = grade_completions(grader, [{"prompt": "Hi", "completion": "same"}])
     assert rewards == [0.0, 1.0, 1.0, 0.0]
     assert given[0].reward == 0.0  # of a text nobody knows how it ended

@@ -7,9 +7,11 @@ import json
 import math
 import sys
 import time
+from concurrent.futures import CancelledError
 from contextlib import closing
 
 import pytest
+from graded import begin, graded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +31,7 @@ def completions_of(*texts: str) -> list[Completion]:
 
 
 def grades(grader: RewardFunctionGrader, example: Example, *texts: str) -> tuple[Grade, ...]:
-    return grader.grade(prompt_of(example), completions_of(*texts)).result(timeout=60)
+    return graded(grader, prompt_of(example), completions_of(*texts))
 
 
 def test_predibase_form_sees_prompt_completion_and_text_columns(make_grader):
@@ -349,8 +351,8 @@ def test_timing_never_changes_the_result(make_grader):
         "quick",
         workers=3,
     )
-    futures = [grader.grade(prompt_of(Example(i, str(i))), completions_of(*"0123")) for i in range(12)]
-    result = [[tuple(s.value for s in g.scores) for g in future.result(60)] for future in futures]
+    gradings = [begin(grader, prompt_of(Example(i, str(i))), completions_of(*"0123")) for i in range(12)]
+    result = [[tuple(s.value for s in g.scores) for g in grading.grades()] for grading in gradings]
     assert result == [[(100.0 * i + c, float(c)) for c in range(4)] for i in range(12)]
 
 
@@ -383,11 +385,13 @@ def test_one_function_cannot_touch_another_in_the_same_file(make_grader):
 
 def test_closing_under_way_ends_every_future(make_grader):
     grader = make_grader("import time\ndef f(prompt, completion, example): time.sleep(60)", "f")
-    futures = [grader.grade(prompt_of(Example(i, "Hi")), completions_of("a")) for i in range(3)]
+    gradings = [begin(grader, prompt_of(Example(i, "Hi")), completions_of("a")) for i in range(3)]
     time.sleep(0.3)
     grader.close()
-    assert all(future.done() for future in futures)
-    assert futures[0].result()[0].state == "masked"
+    assert gradings[0].grades()[0].state == "masked"
+    for grading in gradings[1:]:
+        with pytest.raises(CancelledError):
+            grading.grades()
 
 
 def test_data_that_cannot_be_sent_names_the_row(make_grader):

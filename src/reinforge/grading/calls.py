@@ -22,7 +22,7 @@ Not `timeout`: a hang would then cost G deadlines instead of one."""
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The completions of one prompt, as graders need them."""
+    """The completions of one prompt, or some of them, as graders need them."""
 
     example: Example
     prompt_text: str
@@ -41,6 +41,24 @@ class Case:
             texts=tuple(self.texts[place] for place in places),
             token_ids=tuple(self.token_ids[place] for place in places),
             finish_reasons=tuple(self.finish_reasons[place] for place in places) if self.finish_reasons else (),
+        )
+
+    def is_of_one_prompt_with(self, other: Case) -> bool:
+        """Whether both could be one case."""
+        return (
+            self.example is other.example
+            and self.prompt_text == other.prompt_text
+            and bool(self.finish_reasons) == bool(other.finish_reasons)
+        )
+
+    def joined(self, others: Sequence[Case]) -> Case:
+        """One case of this one's completions and those of others of the same prompt, in this order."""
+        cases = (self, *others)
+        return replace(
+            self,
+            texts=tuple(text for case in cases for text in case.texts),
+            token_ids=tuple(ids for case in cases for ids in case.token_ids),
+            finish_reasons=tuple(reason for case in cases for reason in case.finish_reasons),
         )
 
     def finish_reason(self, place: int) -> FinishReason:

@@ -31,6 +31,10 @@ class CompoundScorer:
         self._parts = dict(parts)
         self._join = joiner(node)
 
+    @property
+    def judges_each_alone(self) -> bool:
+        return all(part.judges_each_alone for part in self._parts.values())
+
     def submit(self, case: Case) -> Future[list[Score]]:
         if self._node["type"] == "gate":
             first = self._parts["a"].submit(case)
@@ -96,6 +100,10 @@ class ThresholdScorer:
     @property
     def function(self) -> RewardFunction:
         return self._inner.function
+
+    @property
+    def judges_each_alone(self) -> bool:
+        return self._inner.judges_each_alone
 
     def submit(self, case: Case) -> Future[list[Score]]:
         return when_all([self._inner.submit(case)], lambda answers: [self._told(score) for score in answers[0]])

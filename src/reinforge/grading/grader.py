@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from reinforge.grading.judge import Judges
 from reinforge.grading.reward_function import RewardFunction, load_reward_functions
 from reinforge.grading.scorers import Scorer
 from reinforge.grading.start import start_scorer
+from reinforge.roles import GroupGrading
 from reinforge.sandbox.environments import Tell, lock_packages, provide, silent
 from reinforge.sandbox.pool import Limits
 from reinforge.types import Completion, Example, Grade, Prompt, Score
@@ -74,16 +75,9 @@ class RewardFunctionGrader:
         functions = load_reward_functions(config.functions, config.weights, base_dir, limits)
         return cls(functions, config.runtime, config.settings, tell, config.judge)
 
-    def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> Future[tuple[Grade, ...]]:
+    def begin(self, prompt: Prompt, num_completions: int) -> GroupGrading:
         """See roles.Grader."""
-        case = Case(
-            example=prompt.example,
-            prompt_text=prompt.text,
-            texts=tuple(completion.text for completion in completions),
-            token_ids=tuple(completion.token_ids for completion in completions),
-            finish_reasons=tuple(completion.finish_reason for completion in completions),
-        )
-        return self.grade_case(case)
+        return _GroupGrading(prompt, num_completions, self._scorers, self._grades_of)
 
     def grade_case(self, case: Case) -> Future[tuple[Grade, ...]]:
         """Start judging; the grades are in the order of `case.texts`."""
@@ -98,6 +92,52 @@ class RewardFunctionGrader:
         self.judges.close()
         for scorer in self._scorers:
             scorer.close()
+
+
+class _GroupGrading:
+    """Gives a completion to the scorers that judge it alone when it ends, and the whole group to the others when the
+    last one has ended (implements roles.GroupGrading)."""
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        num_completions: int,
+        scorers: Sequence[Scorer],
+        combine: Callable[[list[list[Score]]], tuple[Grade, ...]],
+    ) -> None:
+        self._prompt = prompt
+        self._completions: list[Completion | None] = [None] * num_completions
+        self._num_missing = num_completions
+        self._combine = combine
+        self._alone = [(i, scorer) for i, scorer in enumerate(scorers) if scorer.judges_each_alone]
+        self._together = [(i, scorer) for i, scorer in enumerate(scorers) if not scorer.judges_each_alone]
+        self._pending: list[dict[int, Future[list[Score]]]] = [{} for _ in scorers]
+        """For each scorer: place of the first completion -> scores from there on."""
+
+    def add(self, completion: Completion) -> None:
+        self._completions[completion.generation] = completion
+        self._num_missing -= 1
+        if self._alone:
+            self._submit(self._alone, completion.generation, [completion])
+        if self._together and not self._num_missing:
+            self._submit(self._together, 0, [completion for completion in self._completions if completion is not None])
+
+    def _submit(self, scorers: Sequence[tuple[int, Scorer]], place: int, completions: Sequence[Completion]) -> None:
+        case = Case(
+            example=self._prompt.example,
+            prompt_text=self._prompt.text,
+            texts=tuple(completion.text for completion in completions),
+            token_ids=tuple(completion.token_ids for completion in completions),
+            finish_reasons=tuple(completion.finish_reason for completion in completions),
+        )
+        for index, scorer in scorers:
+            self._pending[index][place] = scorer.submit(case)
+
+    def grades(self) -> tuple[Grade, ...]:
+        columns = [
+            [score for place in sorted(pending) for score in pending[place].result()] for pending in self._pending
+        ]
+        return self._combine(columns)
 
 
 def grade_completions(grader: RewardFunctionGrader, rows: Sequence[Mapping[str, Any]]) -> list[Grade]:

@@ -111,6 +111,10 @@ class JudgeScorer:
         self._model = model
         self._relative = isinstance(node, ScoreModel) and node.relative
 
+    @property
+    def judges_each_alone(self) -> bool:
+        return not self._relative
+
     def submit(self, case: Case) -> Future[list[Score]]:
         """See scorers.Scorer. Equal completions are one question, as are all of a group that is judged relatively."""
         row = openai_item(case.example)

@@ -7,12 +7,11 @@ get another score and so another policy; with the record it gets the one the uni
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from reinforge.grading.judge_client import PARSE_ERROR, REFUSAL_ERROR, SERVER_ERROR
-from reinforge.roles import Grader
+from reinforge.roles import Grader, GroupGrading
 from reinforge.types import STOPPING_KINDS, Completion, Grade, Group, Prompt, Score
 
 ACCIDENTS = frozenset({"timeout", "worker_unavailable", SERVER_ERROR, REFUSAL_ERROR, PARSE_ERROR, *STOPPING_KINDS})
@@ -39,27 +38,35 @@ class ReplayingGrader:
         self._inner = inner
         self._recorded = recorded
 
-    def grade(self, prompt: Prompt, completions: Sequence[Completion]) -> Future[tuple[Grade, ...]]:
+    def begin(self, prompt: Prompt, num_completions: int) -> GroupGrading:
         """See roles.Grader."""
-        outer: Future[tuple[Grade, ...]] = Future()
-
-        def finish(inner: Future[tuple[Grade, ...]]) -> None:
-            try:
-                grades = inner.result()
-            except BaseException as fault:  # noqa: BLE001 - belongs to whoever waits for the result
-                outer.set_exception(fault)
-            else:
-                outer.set_result(tuple(self._replayed(prompt, c, g) for c, g in zip(completions, grades, strict=True)))
-
-        self._inner.grade(prompt, completions).add_done_callback(finish)
-        return outer
+        return _ReplayingGrading(prompt, self._inner.begin(prompt, num_completions), self._recorded)
 
     def close(self) -> None:
         self._inner.close()
 
-    def _replayed(self, prompt: Prompt, completion: Completion, grade: Grade) -> Grade:
-        scores = tuple(self._recorded.get(_key(score.version, prompt, completion), score) for score in grade.scores)
-        return replace(grade, scores=scores)
+
+class _ReplayingGrading:
+    """A group's grading with recorded scores put in (implements roles.GroupGrading)."""
+
+    def __init__(self, prompt: Prompt, inner: GroupGrading, recorded: Mapping[str, Score]) -> None:
+        self._prompt = prompt
+        self._inner = inner
+        self._recorded = recorded
+        self._completions: dict[int, Completion] = {}
+
+    def add(self, completion: Completion) -> None:
+        self._completions[completion.generation] = completion
+        self._inner.add(completion)
+
+    def grades(self) -> tuple[Grade, ...]:
+        return tuple(
+            self._replayed(self._completions[place], grade) for place, grade in enumerate(self._inner.grades())
+        )
+
+    def _replayed(self, completion: Completion, grade: Grade) -> Grade:
+        keys = [_key(score.version, self._prompt, completion) for score in grade.scores]
+        return replace(grade, scores=tuple(map(self._recorded.get, keys, grade.scores)))
 
 
 def _key(version: str, prompt: Prompt, completion: Completion) -> str:

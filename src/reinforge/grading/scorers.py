@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import queue
+import threading
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 from reinforge.config import RewardFunctionsRuntimeConfig
@@ -24,6 +27,12 @@ class Scorer(Protocol):
         """Whose scores these are."""
         ...
 
+    @property
+    def judges_each_alone(self) -> bool:
+        """Whether a completion's score does not depend on the others of its group: it is then submitted as soon as it
+        has ended, otherwise with the whole group."""
+        ...
+
     def submit(self, case: Case) -> Future[list[Score]]:
         """Start scoring; one score per completion, in their order. What goes wrong with a completion is its score's
         state; the future raises only for rows that cannot be sent (DataError)."""
@@ -32,6 +41,14 @@ class Scorer(Protocol):
     def close(self) -> None:
         """End every process and thread. Scores under way become masked or cancelled."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """Completions that wait for a worker."""
+
+    case: Case
+    future: Future[list[Score]]
 
 
 class FunctionWorkers:
@@ -58,12 +75,52 @@ class FunctionWorkers:
         self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._free.put(worker)
+        self._waiting: deque[_Request] = deque()
+        self._num_busy = 0
+        self._lock = threading.Lock()
+        """Held while the two above change."""
         self._threads = ThreadPoolExecutor(runtime.workers, thread_name_prefix=f"grade-{function.name}")
         for worker in self._workers:
             self._threads.submit(worker.describe)  # warm; what goes wrong here goes wrong again in the first call
 
+    @property
+    def judges_each_alone(self) -> bool:
+        return self._called.dialect != "trl" or self._cache is not None
+
     def submit(self, case: Case) -> Future[list[Score]]:
-        return self._threads.submit(self._score, case)
+        request = _Request(case, Future())
+        with self._lock:
+            self._waiting.append(request)
+            one_more = self._num_busy < len(self._workers)
+            self._num_busy += one_more
+        if one_more:
+            self._threads.submit(self._serve)
+        return request.future
+
+    def _serve(self) -> None:
+        """Score what waits until nothing does: with one worker, in the order it came."""
+        while requests := self._take():
+            first, *others = (request.case for request in requests)
+            try:
+                scores = iter(self._score(first.joined(others) if others else first))
+                for request in requests:
+                    request.future.set_result(list(islice(scores, len(request.case.texts))))
+            except BaseException as error:  # noqa: BLE001  (it belongs to whoever waits for the futures)
+                for request in requests:
+                    request.future.set_exception(error)
+
+    def _take(self) -> list[_Request]:
+        """What waits longest, with a fair share of what waits behind it for the same prompt: one message to the worker
+        then serves them all. Nothing when nothing waits: whoever asked is then not busy any more."""
+        with self._lock:
+            share = max(1, len(self._waiting) // len(self._workers)) if self.judges_each_alone else 1
+            taken: list[_Request] = []
+            while self._waiting and len(taken) < share:
+                if taken and not taken[0].case.is_of_one_prompt_with(self._waiting[0].case):
+                    break
+                taken.append(self._waiting.popleft())
+            self._num_busy -= not taken
+        return taken
 
     def _score(self, case: Case) -> list[Score]:
         return self._call(case) if self._cache is None else self._cache.score(case, self._call)
@@ -77,6 +134,10 @@ class FunctionWorkers:
             self._free.put(worker)
 
     def close(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, deque()
+        for request in waiting:
+            request.future.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.close()

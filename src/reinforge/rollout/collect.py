@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from reinforge.roles import Grader, Sampler
@@ -32,35 +31,27 @@ def collect(
     grader: Grader,
     extra_scores: Sequence[ExtraScore] = (),
 ) -> Collected:
-    """Sample every request and judge each group as soon as its last completion ends.
+    """Sample every request and judge each completion from the moment it ends.
 
     `epochs` has the epoch of each request's prompt. The result depends on neither the order in which completions end
     nor the time graders take.
     """
     started = time.monotonic()
-    places: list[list[Completion | None]] = [[None] * request.num_generations for request in requests]
-    pending: dict[int, Future[tuple[Grade, ...]]] = {}
+    gradings = [grader.begin(request.prompt, request.num_generations) for request in requests]
+    ended: list[dict[int, Completion]] = [{} for _ in requests]
     for place, completion in sampler.sample(requests):
-        places[place][completion.generation] = completion
-        ended = _if_all_there(places[place])
-        if ended:
-            pending[place] = grader.grade(requests[place].prompt, ended)
+        ended[place][completion.generation] = completion
+        gradings[place].add(completion)
     sampled = time.monotonic()
+    for request, of_request in zip(requests, ended, strict=True):
+        if len(of_request) != request.num_generations:
+            raise RuntimeError(f"the sampler gave {len(of_request)} of {request.num_generations} completions")
     groups = []
-    for place, request in enumerate(requests):
-        if place not in pending:
-            num_there = sum(completion is not None for completion in places[place])
-            raise RuntimeError(f"the sampler gave {num_there} of {request.num_generations} completions")
-        completions = _if_all_there(places[place])
-        grades = [_with(g, c, extra_scores) for g, c in zip(pending[place].result(), completions, strict=True)]
-        groups.append(Group(request.prompt, epochs[place], completions, tuple(grades)))
+    for request, epoch, of_request, grading in zip(requests, epochs, ended, gradings, strict=True):
+        completions = tuple(of_request[generation] for generation in range(request.num_generations))
+        grades = [_with(g, c, extra_scores) for g, c in zip(grading.grades(), completions, strict=True)]
+        groups.append(Group(request.prompt, epoch, completions, tuple(grades)))
     return Collected(tuple(groups), sampled - started, time.monotonic() - sampled)
-
-
-def _if_all_there(completions: Sequence[Completion | None]) -> tuple[Completion, ...]:
-    """All of a group's completions, or none of them."""
-    there = tuple(completion for completion in completions if completion is not None)
-    return there if len(there) == len(completions) else ()
 
 
 def _with(grade: Grade, completion: Completion, extra_scores: Sequence[ExtraScore]) -> Grade:
