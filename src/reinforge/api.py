@@ -12,8 +12,9 @@ import platform
 import shutil
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -161,26 +162,29 @@ def grade(
     completion_column: str = "completion",
     base_dir: Path | None = None,
     unsafe_no_sandbox: bool = False,
+    packages: Sequence[str] = (),
+    tell: Callable[[str], None] | None = None,
 ) -> list[tuple[dict[str, Any], Grade]]:
     """Score completions that exist already -> (row, grade) in the order of the data. Loads no model.
 
     `rewards` is `file.py:function`, `file.py` (all its reward functions) or a config file (its functions and weights).
     Neighbouring rows that differ only in their completion are judged together, as one group. `unsafe_no_sandbox`: run
-    functions you trust where this machine cannot isolate them (SECURITY.md).
+    functions you trust where this machine cannot isolate them (SECURITY.md). `packages` are what a Python file imports,
+    as in `RewardFunctionsRuntimeConfig`; a config names its own. `tell` is called with what takes long.
     """
-    from reinforge.config import RewardFunctionsRuntimeConfig
     from reinforge.config_file import load_config
     from reinforge.grading.grader import RewardFunctionGrader, grade_completions
     from reinforge.grading.reward_function import load_rewards_file
+    from reinforge.sandbox.environments import lock_packages, runtime_with, silent
     from reinforge.sandbox.limits import Limits
 
-    directory = base_dir or Path.cwd()
+    directory, tell = base_dir or Path.cwd(), tell or silent
     if Path(rewards).suffix in (".yaml", ".yml", ".toml"):
-        grader = RewardFunctionGrader.from_config(load_config([directory / rewards]).reward_fns, directory)
+        grader = RewardFunctionGrader.from_config(load_config([directory / rewards]).reward_fns, directory, tell)
     else:
-        runtime = RewardFunctionsRuntimeConfig(unsafe_no_sandbox=unsafe_no_sandbox)
-        functions = load_rewards_file(rewards, directory, Limits.from_config(runtime))
-        grader = RewardFunctionGrader(functions, runtime)
+        runtime = runtime_with(packages, {"unsafe_no_sandbox": unsafe_no_sandbox})
+        limits = replace(Limits.from_config(runtime), packages=lock_packages(runtime, tell))
+        grader = RewardFunctionGrader(load_rewards_file(rewards, directory, limits), runtime, tell=tell)
     with closing(grader):
         rows = _rows_to_grade(data, prompt_column, completion_column, directory)
         return list(zip(rows, grade_completions(grader, rows), strict=True))
@@ -369,6 +373,7 @@ def _about(built: LocalRun, started: datetime.datetime, base_dir: Path) -> dict[
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "machine": {"system": platform.platform(), "processor": platform.machine()},
         "functions": [record_of(function) for function in built.grader.functions],
+        "packages": list(built.grader.packages),
         "fingerprints": built.fingerprints,
         "sandbox": tiers.about(),
         "max_tokens": built.task.max_tokens,

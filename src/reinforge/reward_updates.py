@@ -13,7 +13,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from reinforge.grading.reward_function import Reference, RewardFunction, locate,
 from reinforge.grading.versions import NO_VERSION, RewardUpdate, apply_update, describe_change
 from reinforge.run_store import Event, RewardUpdateRow, Run, failpoint
 from reinforge.run_store.control import REWARDS, Request, pending_requests, remove_request, write_request
+from reinforge.sandbox.environments import Tell, lock_packages, runtime_with, silent
 from reinforge.sandbox.limits import Limits
 
 REFUSED = "reward_update_refused"
@@ -51,7 +52,6 @@ class RewardUpdates:
         self._run = run
         self._grader = grader
         self._needed = needed_functions(run.config())
-        self._limits = limits_of(run.config())
         self._judge = judge_of(run.config())
         self._history = [(row, run_functions(run, row.functions)) for row in run.reward_updates()]
         self._first = grader.functions
@@ -79,9 +79,10 @@ class RewardUpdates:
             update = RewardUpdate.from_json(request.text)
             if update.at_step > step:
                 return
-            after = apply_update(before, update, [*self._first, *earlier], self._needed, self._limits)
+            limits = run_limits(self._run, before)
+            after = apply_update(before, update, [*self._first, *earlier], self._needed, limits)
             check_judges(after, self._judge)
-        except (RewardError, ConfigError, SetupError) as error:
+        except (RewardError, ConfigError, SetupError) as error:  # the last two: packages or a judge cannot be had here
             data = {"request": request.id, "reason": str(error)}
             self._run.record_event(Event(REFUSED, f"reward update refused: {error}", level="warning", data=data))
             remove_request(request)
@@ -151,6 +152,19 @@ def changed_judge(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         raise ConfigError(f"reward_fns.judge: {told}.") from None
 
 
+def run_limits(run: Run, functions: Sequence[RewardFunction]) -> Limits:
+    """What a new function of the run is allowed and sees: the packages of those there are."""
+    begun_with = tuple(run.about.get("packages", ()))
+    packages = next((function.packages for function in functions if function.packages), begun_with)
+    return replace(limits_of(run.config()), packages=packages)
+
+
+def lock_for(run: Run, requirements: Sequence[str], tell: Tell = silent) -> tuple[str, ...]:
+    """The versions of other packages for functions of a run, installed; ConfigError when they cannot be had."""
+    runtime = run.config().get("reward_fns", {}).get("runtime", {})
+    return lock_packages(runtime_with(requirements, runtime), tell)
+
+
 def needed_functions(config: Mapping[str, Any]) -> dict[str, str]:
     """Functions that a run's settings name, with the setting: they cannot be removed.
 
@@ -206,6 +220,8 @@ class RunRewards:
     """Display name -> version it had when this was read: what others have changed since is not overwritten."""
     read: tuple[dict[str, Any], dict[str, Any]] = field(default=({}, {}), repr=False)
     """`reward_fns` and `weights` as they were."""
+    packages: Sequence[str] | None = None
+    """As `RewardFunctionsRuntimeConfig.packages`, for the functions that are set here; None: the packages they have."""
 
 
 def get_config(run: Path | str) -> RunRewards:
@@ -235,7 +251,11 @@ def update_config(run: Path | str, config: RunRewards, *, base_dir: Path | None 
         if weight is not None and weight != old_weights.get(name) and name not in removed
     }
     base = {name: config.versions.get(name, NO_VERSION) for name in (*texts, *weights, *removed)}
-    return request_update(Path(run), RewardUpdate(texts, weights, removed, base))
+    packages = None
+    if config.packages is not None:
+        with Run.open(Path(run)) as opened:
+            packages = lock_for(opened, config.packages)
+    return request_update(Path(run), RewardUpdate(texts, weights, removed, base, packages=packages))
 
 
 def request_update(run_path: Path, update: RewardUpdate, request_id: str | None = None) -> str:
@@ -246,11 +266,11 @@ def request_update(run_path: Path, update: RewardUpdate, request_id: str | None 
     with Run.open(run_path) as run:
         if run.status()[0] == "succeeded":
             raise UsageError(f"{run_path} has done all its steps.", hint="Start a new run with these functions.")
-        config = run.config()
-        after = apply_update(latest_functions(run), update, needed=needed_functions(config), limits=limits_of(config))
-        check_judges(
-            after, judge_of(config).model_copy(update={"api_key_env": None})
-        )  # the key is the trainer's affair
+        functions = latest_functions(run)
+        needed, limits = needed_functions(run.config()), run_limits(run, functions)
+        after = apply_update(functions, update, needed=needed, limits=limits)
+        # The key is the trainer's affair: it need not be set where an update is sent from.
+        check_judges(after, judge_of(run.config()).model_copy(update={"api_key_env": None}))
     return write_request(run_path, REWARDS, update.to_json(), request_id)
 
 

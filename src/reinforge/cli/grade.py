@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reinforge.cli.options import no_sandbox_option
+from reinforge.cli.options import no_sandbox_option, package_option
 from reinforge.cli.text import figure, say, shortened, table, visible
 from reinforge.errors import DataError
 
@@ -27,6 +27,7 @@ MAX_CAUSES = 5
 @click.option("--prompt-column", default="prompt", show_default=True, help="Column with the prompt.")
 @click.option("--completion-column", default="completion", show_default=True, help="Column with the completion.")
 @click.option("--rows", "num_rows", type=click.IntRange(min=0), default=10, show_default=True, help="Rows to list.")
+@package_option
 @no_sandbox_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, with every score.")
 @click.pass_context
@@ -37,6 +38,7 @@ def grade_command(
     prompt_column: str,
     completion_column: str,
     num_rows: int,
+    packages: tuple[str, ...],
     unsafe_no_sandbox: bool,
     as_json: bool,
 ) -> None:
@@ -55,6 +57,8 @@ def grade_command(
             prompt_column=prompt_column,
             completion_column=completion_column,
             unsafe_no_sandbox=unsafe_no_sandbox,
+            packages=packages,
+            tell=say,
         )
     except DataError as error:
         raise DataError(error.message, hint=error.hint.replace("data.prompt_column: ", "--prompt-column ")) from None

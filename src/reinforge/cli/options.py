@@ -17,6 +17,13 @@ runs_dir_option = click.option(
 override_option = click.option(
     "-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting, e.g. -o lora.rank=8."
 )
+package_option = click.option(
+    "--package",
+    "packages",
+    multiple=True,
+    metavar="NAME[VERSION]",
+    help="Package for the functions' own environment, as in reward_fns.runtime.packages; may be repeated.",
+)
 no_sandbox_option = click.option(
     "--unsafe-no-sandbox",
     is_flag=True,

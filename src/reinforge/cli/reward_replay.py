@@ -55,20 +55,19 @@ def replay_command(
     from reinforge.cli.rewards import changed_texts, changed_weights
     from reinforge.grading.versions import RewardUpdate, apply_update
     from reinforge.reward_replay import replay
-    from reinforge.reward_updates import latest_functions, limits_of, needed_functions
+    from reinforge.reward_updates import latest_functions, needed_functions, run_limits
     from reinforge.run_store import Run
 
     path = find_run(run, runs_dir)
     with Run.open(path) as opened:
         functions = latest_functions(opened)
-        texts = changed_texts(changes, {function.name: function for function in functions})
+        limits = run_limits(opened, functions)
+        limits = replace(limits, unsafe_no_sandbox=limits.unsafe_no_sandbox or unsafe_no_sandbox)
+        texts = changed_texts(changes, {function.name: function for function in functions}, limits)
         update = RewardUpdate(texts, changed_weights(weights), removed)
         if not texts and not weights and not removed:
             raise UsageError("Nothing is to be changed.", hint="Name a file: --with FILE.")
-        config = opened.config()
-        limits = limits_of(config)
-        limits = replace(limits, unsafe_no_sandbox=limits.unsafe_no_sandbox or unsafe_no_sandbox)
-        after = apply_update(functions, update, needed=needed_functions(config), limits=limits)
+        after = apply_update(functions, update, needed=needed_functions(opened.config()), limits=limits)
         found = replay(opened, after, last, num_most_changed=num_shown, unsafe_no_sandbox=unsafe_no_sandbox)
         prompts = opened.prompts([completion.example for completion in found.most_changed])
     if as_json:

@@ -6,14 +6,15 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from reinforge.cli.options import find_run, runs_dir_option
+from reinforge.cli.options import find_run, package_option, runs_dir_option
 from reinforge.cli.reward_lab import test_command
+from reinforge.cli.reward_packages import packages_command
 from reinforge.cli.reward_replay import replay_command
 from reinforge.cli.text import figure, say, visible
 from reinforge.errors import RewardError, UsageError
@@ -21,6 +22,7 @@ from reinforge.errors import RewardError, UsageError
 if TYPE_CHECKING:
     from reinforge.grading.reward_function import RewardFunction, SourceText
     from reinforge.run_store.records import LogRow
+    from reinforge.sandbox.limits import Limits
 
 APPLY_WAIT_S = 2.0
 """How long `update` looks whether the trainer has taken the request, unless told otherwise."""
@@ -34,6 +36,7 @@ def rewards_command() -> None:
 
 rewards_command.add_command(test_command)
 rewards_command.add_command(replay_command)
+rewards_command.add_command(packages_command)
 
 
 @rewards_command.command("update")
@@ -42,6 +45,7 @@ rewards_command.add_command(replay_command)
 @click.option("--weight", "weights", multiple=True, metavar="NAME=WEIGHT", help="New weight of a function.")
 @click.option("--remove", "removed", multiple=True, metavar="NAME", help="Judge without this function from then on.")
 @click.option("--base", "bases", multiple=True, metavar="NAME_vN", help="Only if the run still has this version.")
+@package_option
 @click.option("--at-step", type=click.IntRange(min=0), default=0, help="Not before this many steps are done.")
 @click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=APPLY_WAIT_S, show_default=True,
               metavar="SECONDS", help="Wait this long for the trainer's answer.")  # fmt: skip
@@ -53,6 +57,7 @@ def update_command(
     weights: tuple[str, ...],
     removed: tuple[str, ...],
     bases: tuple[str, ...],
+    packages: tuple[str, ...],
     at_step: int,
     wait_s: float,
     runs_dir: Path,
@@ -64,18 +69,25 @@ def update_command(
     trainer takes the change between two steps; each changed function gets the next version, format_v2 after format_v1.
     """
     from reinforge.grading.versions import RewardUpdate
-    from reinforge.reward_updates import latest_functions, request_update, wait_for_update
+    from reinforge.reward_updates import latest_functions, lock_for, request_update, run_limits, wait_for_update
     from reinforge.run_store import Run
+    from reinforge.sandbox.environments import provide
 
     path = find_run(run, runs_dir)
     with Run.open(path) as opened:
         current = {function.name: function for function in latest_functions(opened)}
-    texts = changed_texts(changes, current)
+        limits = run_limits(opened, tuple(current.values()))
+        locked = lock_for(opened, packages, say) if packages else None
+    limits = limits if locked is None else replace(limits, packages=locked)
+    provide(limits.packages, tell=say)
+    texts = changed_texts(changes, current, limits)
     named = {**texts, **changed_weights(weights), **dict.fromkeys(removed)}
     if not named:
         raise UsageError("Nothing is to be changed.", hint="Name a file, --weight NAME=WEIGHT or --remove NAME.")
     base = {name: current[name].version if name in current else "" for name in named} | _bases(bases)
-    update = RewardUpdate(texts, changed_weights(weights), removed, base, at_step)
+    if locked is not None and not texts:
+        raise UsageError("--package is for functions that are changed.", hint="Name them: NAME=FILE:FUNCTION.")
+    update = RewardUpdate(texts, changed_weights(weights), removed, base, at_step, locked)
     request = request_update(path, update)
     taken = wait_for_update(path, request, wait_s)
     if as_json:
@@ -88,10 +100,10 @@ def update_command(
         say(f"look: reinforge runs show {path}")
 
 
-def changed_texts(changes: Sequence[str], current: Mapping[str, RewardFunction]) -> dict[str, SourceText]:
-    """Display name -> new text."""
-    from dataclasses import replace
-
+def changed_texts(
+    changes: Sequence[str], current: Mapping[str, RewardFunction], limits: Limits
+) -> dict[str, SourceText]:
+    """Display name -> new text. `limits` hold for a file that is loaded to see which functions it has."""
     from reinforge.grading.describe import describe_source
     from reinforge.grading.reward_function import locate
 
@@ -105,7 +117,7 @@ def changed_texts(changes: Sequence[str], current: Mapping[str, RewardFunction])
         if not text.function_name:
             texts |= _grader_texts(change, text, current)
             continue
-        defined = {fact.name for fact in describe_source(text.source, text.file_name) if fact.own}
+        defined = {fact.name for fact in describe_source(text.source, text.file_name, limits) if fact.own}
         found = {
             name: replace(text, function_name=function.function_name)
             for name, function in current.items()

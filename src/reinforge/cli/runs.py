@@ -203,7 +203,10 @@ def _head(story: dict[str, Any]) -> str:
     num_waiting = len(story["waiting_reward_updates"])
     tier = story["about"].get("sandbox", {}).get("tier", "unknown")
     waiting = f"\nwaiting to be taken: {num_waiting} update(s) of the reward functions" if num_waiting else ""
-    return f"{first}\nmodel {story['config']['base_model']}  folder {story['path']}  sandbox {tier}{go_on}{waiting}"
+    packages = story["about"].get("packages")
+    brought = f"\npackages {shortened(' '.join(packages), 110)}" if packages else ""
+    model = f"model {story['config']['base_model']}  folder {story['path']}  sandbox {tier}"
+    return f"{first}\n{model}{brought}{go_on}{waiting}"
 
 
 def _evaluations_text(evaluations: Sequence[dict[str, Any]]) -> str:

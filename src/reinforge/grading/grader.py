@@ -41,6 +41,8 @@ class RewardFunctionGrader:
         """`settings` by display name; they hold for every version. `tell` is called with what takes long; `judge` says
         where judges are asked."""
         self._tell = tell
+        self.packages: tuple[str, ...] = ()
+        """`name==version` of the config's packages."""
         self._runtime = runtime or RewardFunctionsRuntimeConfig()
         self._settings = dict(settings or {})
         self.judges = Judges(judge or JudgeConfig(), tell)
@@ -71,9 +73,12 @@ class RewardFunctionGrader:
     @classmethod
     def from_config(cls, config: RewardFunctionsConfig, base_dir: Path, tell: Tell = silent) -> RewardFunctionGrader:
         """Install what the functions of a config need (SetupError); load and check them (RewardError)."""
-        limits = replace(Limits.from_config(config.runtime), packages=lock_packages(config.runtime, tell))
+        packages = lock_packages(config.runtime, tell)
+        limits = replace(Limits.from_config(config.runtime), packages=packages)
         functions = load_reward_functions(config.functions, config.weights, base_dir, limits)
-        return cls(functions, config.runtime, config.settings, tell, config.judge)
+        grader = cls(functions, config.runtime, config.settings, tell, config.judge)
+        grader.packages = packages
+        return grader
 
     def begin(self, prompt: Prompt, num_completions: int) -> GroupGrading:
         """See roles.Grader."""

@@ -1,7 +1,7 @@
 """Changing the reward functions of a run: what a request asks for, and which functions follow from it.
 
-A version is a function's text, name in it, and weight: whatever of these changes makes the next number, `format_v2`
-beside `format_v1`. Numbers are never used twice, also not after a function was removed.
+A version is a function's text, name in it, packages and weight: whatever of these changes makes the next number,
+`format_v2` beside `format_v1`. Numbers are never used twice, also not after a function was removed.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class RewardUpdate:
     """Display name -> version the change was made for; refused when the run has another by then."""
     at_step: int = 0
     """Not before this many steps are done."""
+    packages: tuple[str, ...] | None = None
+    """`name==version` for the functions that `texts` names; None: those they have, for new ones those of the others."""
 
     def to_json(self) -> str:
         return json.dumps({"format": 1, **asdict(self)})
@@ -62,6 +64,7 @@ class RewardUpdate:
             remove=tuple(map(str, fields.pop("remove"))),
             base=_texts(fields.pop("base")),
             at_step=int(fields.pop("at_step")),
+            packages=_packages(fields.pop("packages", None)),
         )
         if fields or not all(map(math.isfinite, update.weights.values())):
             raise ValueError(f"unknown or bad fields {sorted(fields) or 'weights'}")
@@ -108,6 +111,7 @@ def describe_change(before: Sequence[RewardFunction], after: Sequence[RewardFunc
             parts.append(f"{function.version} added (weight {function.weight:g})")
         elif function != old[name]:
             what = [] if _text_of(function) == _text_of(old[name]) else ["new text"]
+            what += [] if function.packages == old[name].packages else ["other packages"]
             if function.weight != old[name].weight:
                 what.append(f"weight {old[name].weight:g} -> {function.weight:g}")
             parts.append(f"{old[name].version} -> {function.version} ({', '.join(what)})")
@@ -138,14 +142,23 @@ def _check(by_name: Mapping[str, RewardFunction], update: RewardUpdate, needed: 
 def _changed(
     name: str, function: RewardFunction | None, update: RewardUpdate, number: int, limits: Limits | None
 ) -> RewardFunction:
-    """The function as the update wants it: the same object where nothing changes."""
+    """The function as the update wants it: the same object where nothing changes. New ones get `limits.packages`."""
     weight = update.weights.get(name, 1.0 if function is None else function.weight)
-    text = update.texts.get(name)
-    if text is None or (function is not None and _text_of(function) == (text.source, text.function_name)):
-        assert function is not None
+    text, limits = update.texts.get(name), limits or Limits()
+    if function is not None and (text is None or _is_same(function, text, update.packages)):
         same = weight == function.weight
         return function if same else replace(function, weight=weight, version=f"{name}_v{number}")
+    assert text is not None  # _check has seen to it
+    packages = limits.packages if function is None or not function.packages else function.packages
+    limits = replace(limits, packages=packages if update.packages is None else update.packages)
     return load_text(name, text, weight=weight, number=number, limits=limits)
+
+
+def _is_same(function: RewardFunction, text: SourceText, packages: tuple[str, ...] | None) -> bool:
+    if _text_of(function) != (text.source, text.function_name):
+        return False
+    takes_none = function.dialect == "grader" and not function.packages
+    return packages is None or takes_none or packages == function.packages
 
 
 def _text_of(function: RewardFunction) -> tuple[str, str]:
@@ -159,6 +172,15 @@ def _numbers(functions: Iterable[RewardFunction]) -> dict[str, int]:
         number = int(function.version.rpartition("_v")[2])
         found[function.name] = max(number, found.get(function.name, 0))
     return found
+
+
+def _packages(values: Any) -> tuple[str, ...] | None:
+    """The list, if it is one of texts."""
+    if values is None:
+        return None
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("packages are no list of texts")
+    return tuple(values)
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

@@ -21,12 +21,14 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from reinforge.config import RewardFunctionsRuntimeConfig
-from reinforge.errors import SetupError, UsageError
+from reinforge.errors import ConfigError, SetupError, UsageError
+from reinforge.requirements import read_requirements
 from reinforge.sandbox.home import home_folder
 
 Tell = Callable[[str], None]
@@ -101,6 +103,15 @@ def lock_packages(runtime: RewardFunctionsRuntimeConfig, tell: Tell = silent) ->
         tell(note)
     _use(locked.packages, tell)
     return locked.packages
+
+
+def runtime_with(packages: Sequence[str], settings: Mapping[str, Any]) -> RewardFunctionsRuntimeConfig:
+    """These settings with packages that somebody named outside a config; ConfigError when they are none."""
+    try:
+        read = read_requirements(packages)
+    except ValueError as error:
+        raise ConfigError(f"{error}.", hint="Write a name with version specifiers.") from None
+    return RewardFunctionsRuntimeConfig.model_validate({**settings, "packages": read})
 
 
 def provide(packages: Sequence[str], runtime: RewardFunctionsRuntimeConfig | None = None, tell: Tell = silent) -> None:
@@ -233,5 +244,6 @@ __all__ = [
     "megabytes",
     "provide",
     "remove_environments",
+    "runtime_with",
     "silent",
 ]
