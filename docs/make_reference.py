@@ -23,6 +23,8 @@ from reinforge.cli.main import cli
 from reinforge.config import GRPOConfig
 from reinforge.config_problems import prefix_below, table_of
 from reinforge.grading import builtin
+from reinforge.grading.spec import TYPES
+from reinforge.grading.spec_base import check_template
 from reinforge.insight.metrics import METRICS
 from reinforge.run_store import checkpoints, database, records, run
 
@@ -60,7 +62,9 @@ def _default(info: FieldInfo) -> str:
     if info.is_required():
         return "required"
     value = info.get_default(call_default_factory=True, validated_data={})
-    if isinstance(value, tuple | bool):
+    if isinstance(value, BaseModel):
+        return "unset"
+    if isinstance(value, tuple | bool | list):
         return f"`{json.dumps(value)}`"
     return "unset" if value is None else f"`{value}`"
 
@@ -99,7 +103,9 @@ def _annotation_words(annotation: Any) -> str:
         return " / ".join(f"`{option}`" for option in arguments)
     if origin in (typing.Union, UnionType):
         return " or ".join(_annotation_words(option) for option in arguments if option is not type(None))
-    if origin is tuple:
+    if origin is list and typing.get_origin(arguments[0]) is None and arguments[0] not in NAMES:
+        return "list of tables"
+    if origin in (tuple, list):
         return f"list of {_annotation_words(arguments[0])}s"
     if origin is dict and arguments[1] is Any:
         return "table"
@@ -188,6 +194,27 @@ def metrics_page() -> str:
             parts.append(f"\n## {area}\n\n| metric | meaning |\n|---|---|\n")
         parts.append(_row(f"`{name}`", meaning))
     return "".join(parts)
+
+
+def graders_page() -> str:
+    """Every type of grader but the built-in ones, with its fields."""
+    parts = [
+        "# Graders\n\n",
+        "A grader is a table with a `type` ([how to use them](../how-to/graders.md)). A *template* is a text that\n",
+        "may hold paths such as `{{item.answer}}`. Every type takes a `name` too: what its score is called in a\n",
+        "list of graders. The [built-in graders](builtin_graders.md) are types as well.\n",
+    ]
+    for name, model in TYPES.items():
+        parts.append(f"\n## `{name}`\n\n{inspect.cleandoc(model.__doc__ or '')}\n\n")
+        parts.append("| key | type | default | meaning |\n|---|---|---|---|\n")
+        fields = {key: info for key, info in model.model_fields.items() if key not in ("type", "name")}
+        parts += [_row(f"`{key}`", _grader_words(i), _default(i), i.description or "") for key, i in fields.items()]
+    return "".join(parts)
+
+
+def _grader_words(info: FieldInfo) -> str:
+    is_template = any(getattr(rule, "func", None) is check_template for rule in info.metadata)
+    return "template" if is_template else _type_words(info)
 
 
 def run_directory_page() -> str:
@@ -306,6 +333,7 @@ PAGES = {
     "config.md": config_page,
     "cli.md": cli_page,
     "errors.md": errors_page,
+    "graders.md": graders_page,
     "metrics.md": metrics_page,
     "run_directory.md": run_directory_page,
 }

@@ -271,7 +271,7 @@ def reference():
 
 
 @pytest.mark.parametrize(
-    "name", ["builtin_graders.md", "config.md", "cli.md", "errors.md", "metrics.md", "run_directory.md"]
+    "name", ["builtin_graders.md", "config.md", "cli.md", "errors.md", "graders.md", "metrics.md", "run_directory.md"]
 )
 def test_reference_pages_are_what_the_code_says(name: str):
     stored = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")

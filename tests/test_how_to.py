@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from contextlib import closing
 from pathlib import Path
+
+import yaml
 
 from reinforge.cli.main import run as command
 from reinforge.grading.grader import RewardFunctionGrader, grade_completions
@@ -50,3 +54,39 @@ def test_helpers_are_appended_to_a_file_and_work_in_its_worker(tmp_path, capsys)
         scores = [grade.scores[0] for grade in grade_completions(grader, rows)]
     assert [score.value for score in scores] == [15.0, -1.0, None]
     assert scores[2].message.startswith("ValueError: 'maybe' is neither true nor false")
+
+
+GRADERS_PAGE = PAGE.with_name("graders.md")
+
+
+def blocks_of(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_graders_of_the_page_are_read_and_score(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rewards.py").write_text("def own(prompt, completion, example):\n    return 1.0\n")
+    (tmp_path / "grader.json").write_text(blocks_of(GRADERS_PAGE, "json")[0])
+    config, gate = (yaml.safe_load(text) for text in blocks_of(GRADERS_PAGE, "yaml.*?"))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"base_model": "unused", **config}))
+    rows = [{"prompt": "p", "completion": text, "answer": "42", "codes": ["E11"]} for text in ('["E11"]', "42")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert command(["grade", "mine.yaml", "--data", "rows.jsonl", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["rows"]
+    scores = [{score["name"]: score["value"] for score in row["scores"]} for row in found]
+    assert scores[0] | {"close": 0, "file": 0} == {"right": 0, "close": 0, "codes": 1, "tags": 0, "file": 0, "own": 1}
+    assert scores[1] | {"file": 0} == {"right": 1, "close": 1, "codes": 0, "tags": 0, "file": 0, "own": 1}
+    assert command(["grade", "grader.json", "--data", "rows.jsonl"]) == 0
+    with closing(RewardFunctionGrader(load_reward_functions(gate, {}, tmp_path))) as grader:
+        (grade,) = grade_completions(grader, rows[:1])
+    assert (grade.reward, grade.scores[0].metrics) == (0.0, {"a": 0.0})
+
+
+def test_the_commands_of_the_page_print_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grader.json").write_text(blocks_of(GRADERS_PAGE, "json")[0])
+    for shown in "".join(blocks_of(GRADERS_PAGE, "console")).split("$ reinforge ")[1:]:
+        line, _, printed = shown.partition("\n")
+        assert command(shlex.split(line)) == 0
+        out = capsys.readouterr()
+        assert out.out + out.err == printed

@@ -177,6 +177,38 @@ def test_a_file_a_table_and_a_record_are_the_same_function(tmp_path):
         load_reward_functions({"f": "bad.json"}, {}, tmp_path)
 
 
+def test_a_built_in_is_given_by_name_by_function_and_as_a_table(tmp_path):
+    from reinforge.grading.builtin import set_f1, tag_format
+
+    functions = {"name": "tag_format", "python": tag_format, "table": {"type": "tag_format"}}
+    loaded = load_reward_functions(functions, {}, tmp_path)
+    assert {function.source for function in loaded} == {'{\n  "type": "tag_format"\n}\n'}
+    (scores,) = scores_of(functions, {}, "<think>a</think><answer>b</answer>")
+    assert {score.value for score in scores.values()} == {1.0}
+    with pytest.raises(RewardError, match="reference: is not set"):
+        load_reward_functions({"f": set_f1}, {}, tmp_path)
+
+
+SCHEMA = {"type": "json_schema", "schema": {"type": "string", "pattern": "(a+)+$"}}
+SEARCH = "import re\ndef grade(sample, item):\n    return bool(re.match('(a+)+$', sample['output_json']))"
+
+
+@pytest.mark.parametrize(
+    "grader",
+    [
+        SCHEMA,
+        {"type": "multi", "graders": {"j": SCHEMA, "p": PYTHON}, "calculate_output": "j"},
+        {"type": "python", "source": SEARCH},
+    ],
+)
+def test_a_pattern_that_takes_forever_meets_the_deadline_and_costs_its_own_score_only(grader):
+    texts = ['"aaaa"', '"' + "a" * 40 + '!"', '"aa"']
+    scores = scores_of({"f": grader}, {"answer": 1}, *texts, runtime={"timeout_s": 1.0})
+    assert [row["f"].kind for row in scores] == ["", "timeout", ""]
+    assert scores[1]["f"].message.endswith("no result within 1 s")
+    assert scores[1]["f"].state == "error"
+
+
 CONFIG = """
 base_model: {model}
 data: {{path: rows.jsonl, heldout: 2}}

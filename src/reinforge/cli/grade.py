@@ -44,9 +44,9 @@ def grade_command(
 ) -> None:
     """Score the completions of a data set with REWARDS.
 
-    REWARDS is rewards.py (every reward function in it), rewards.py:function, or a config file (its functions, with
-    their weights). Neighbouring rows that differ only in their completion are judged together, as one group.
-    Exit code 3 if a function failed on a completion.
+    REWARDS is rewards.py (every reward function in it), rewards.py:function, a grader (grader.json or the name of a
+    built-in), or a config file (its functions, with their weights). Neighbouring rows that differ only in their
+    completion are judged together, as one group. Exit code 3 if a function failed on a completion.
     """
     from reinforge import api
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from reinforge.errors import RewardError
+from reinforge.errors import RewardError, SetupError
 from reinforge.grading.describe import describe_source
 from reinforge.grading.local_grader import worker_source
 from reinforge.grading.places import check_places, local_leaves
@@ -28,9 +28,9 @@ def check_grader(node: GraderNode, name: str, limits: Limits | None = None) -> N
         try:
             describe_source(worker_source(together), f"<{name}>", ours, tiers.choose().tier)
         except RewardError as error:
-            missing = "No module named" in error.message
-            hint = 'Install what graders need: pip install "reinforge[graders]"' if missing else error.hint
-            raise RewardError(error.message, hint=hint) from None
+            if "No module named" not in error.message:
+                raise
+            raise SetupError(error.message, hint="pip install 'reinforge[graders]'") from None
 
 
 def _check_python(part: PythonGrader, place: str, limits: Limits | None) -> None:

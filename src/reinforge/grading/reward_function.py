@@ -215,6 +215,9 @@ def locate(name: str, reference: Reference, base_dir: Path) -> SourceText:
     if isinstance(reference, Mapping):
         return _grader_text(read(reference, f'reward function "{name}"'), f"<{name}>")
     if not isinstance(reference, str):
+        shipped = builtin.name_of(reference)
+        if shipped is not None:
+            return locate(name, shipped, base_dir)
         return SourceText(*source_of_callable(name, reference))
     if reference.endswith(".json"):
         source, file_name = _read(name, reference, base_dir)

@@ -41,10 +41,10 @@ def refuse(place: str, text: str, value: object) -> ValidationError:
     return ValidationError.from_exception_data("", [InitErrorDetails(type=broken, loc=(place,), input=value)])
 
 
-def _check_template(text: str) -> str:
+def check_template(text: str) -> str:
     Template.parse(text)
     return text
 
 
-TemplateText = Annotated[str, AfterValidator(_check_template)]
+TemplateText = Annotated[str, AfterValidator(check_template)]
 """A text with `{{item...}}` and `{{sample...}}` in it."""

@@ -104,6 +104,16 @@ def find(name: str) -> Callable[..., Any]:
     return found
 
 
+def name_of(function: object) -> str | None:
+    """The name of a function that is a built-in; None of all others.
+
+    >>> name_of(find("set_f1")), name_of(len)
+    ('set_f1', None)
+    """
+    name, module = getattr(function, "__name__", ""), getattr(function, "__module__", "")
+    return name if BUILTINS.get(name) == f"{module}:{name}" else None
+
+
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
