@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reinforge.errors import RewardError
-from reinforge.grading.reward_function import RewardFunction, describe_source
+from reinforge.grading.describe import describe_source
+from reinforge.grading.reward_function import RewardFunction
 from reinforge.insight.trials import Extraction
 from reinforge.lab.gold import Gold
 from reinforge.sandbox.pool import Limits, SourceFault, Worker, WorkerUnavailable

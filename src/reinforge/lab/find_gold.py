@@ -9,8 +9,9 @@ from pathlib import PurePath
 
 from reinforge.errors import RewardError, UsageError
 from reinforge.grading.calls import Case, openai_item
+from reinforge.grading.describe import describe_source
 from reinforge.grading.grader import RewardFunctionGrader
-from reinforge.grading.reward_function import RewardFunction, describe_source
+from reinforge.grading.reward_function import RewardFunction
 from reinforge.insight.trials import median
 from reinforge.lab.gold import Gold, GoldRecipe, answer_columns, as_text, is_nothing, parse_template, split_answer
 from reinforge.lab.layouts import asked_layout, json_keys, source_layouts
