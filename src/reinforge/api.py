@@ -14,7 +14,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -175,16 +174,15 @@ def grade(
     from reinforge.config_file import load_config
     from reinforge.grading.grader import RewardFunctionGrader, grade_completions
     from reinforge.grading.reward_function import load_rewards_file
-    from reinforge.sandbox.environments import lock_packages, runtime_with, silent
-    from reinforge.sandbox.limits import Limits
+    from reinforge.sandbox.environments import runtime_with, silent, worker_limits
 
     directory, tell = base_dir or Path.cwd(), tell or silent
     if Path(rewards).suffix in (".yaml", ".yml", ".toml"):
         grader = RewardFunctionGrader.from_config(load_config([directory / rewards]).reward_fns, directory, tell)
     else:
         runtime = runtime_with(packages, {"unsafe_no_sandbox": unsafe_no_sandbox})
-        limits = replace(Limits.from_config(runtime), packages=lock_packages(runtime, tell))
-        grader = RewardFunctionGrader(load_rewards_file(rewards, directory, limits), runtime, tell=tell)
+        functions = load_rewards_file(rewards, directory, worker_limits(runtime, tell))
+        grader = RewardFunctionGrader(functions, runtime, tell=tell)
     with closing(grader):
         rows = _rows_to_grade(data, prompt_column, completion_column, directory)
         return list(zip(rows, grade_completions(grader, rows), strict=True))

@@ -13,6 +13,7 @@ from wheels import make_wheel, use_wheels
 
 from reinforge.config import RewardFunctionsConfig, RewardFunctionsRuntimeConfig
 from reinforge.errors import RewardError
+from reinforge.grading import grader_api
 from reinforge.grading.grader import RewardFunctionGrader, grade_completions
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.sandbox import environments
@@ -93,3 +94,9 @@ def test_in_graders_packages_are_for_the_users_python_alone(index, tmp_path):
     grader = RewardFunctionGrader.from_config(config(functions, "hello"), tmp_path)
     assert [function.packages for function in grader.functions] == [("hello==1.5",), (), ("hello==1.5",)]
     assert scores(grader) == [1.5, 1.0, 2.5]
+
+
+def test_one_completion_is_judged_with_packages(index):
+    python = {"type": "python", "source": "import hello\ndef grade(sample, item):\n    return float(hello.version)\n"}
+    runtime = RewardFunctionsRuntimeConfig(packages=("hello",))
+    assert grader_api.run(python, "text", runtime=runtime)["reward"] == 1.5

@@ -157,7 +157,7 @@ def test_what_is_told_names_versions_time_and_size():
     ("packages", "message"),
     [
         (["nonsuch"], "there is no package nonsuch in the package index"),
-        (["hello==3"], "hello==3"),
+        (["hello==3"], "the package index has no hello==3"),
         (["unbuilt"], "unbuilt==1.0 has no wheel for this Python and machine, and packages are not built here"),
         (["elsewhere"], "elsewhere==1.0 has no wheel for this Python and machine"),
         (["needs-hello", "wants-old-hello"], "the packages do not go together"),

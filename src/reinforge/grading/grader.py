@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from reinforge.grading.reward_function import RewardFunction, load_reward_functi
 from reinforge.grading.scorers import Scorer
 from reinforge.grading.start import start_scorer
 from reinforge.roles import GroupGrading
-from reinforge.sandbox.environments import Tell, lock_packages, provide, silent
-from reinforge.sandbox.pool import Limits
+from reinforge.sandbox.environments import Tell, provide, silent, worker_limits
 from reinforge.types import Completion, Example, Grade, Prompt, Score
 
 
@@ -73,11 +71,10 @@ class RewardFunctionGrader:
     @classmethod
     def from_config(cls, config: RewardFunctionsConfig, base_dir: Path, tell: Tell = silent) -> RewardFunctionGrader:
         """Install what the functions of a config need (SetupError); load and check them (RewardError)."""
-        packages = lock_packages(config.runtime, tell)
-        limits = replace(Limits.from_config(config.runtime), packages=packages)
+        limits = worker_limits(config.runtime, tell)
         functions = load_reward_functions(config.functions, config.weights, base_dir, limits)
         grader = cls(functions, config.runtime, config.settings, tell, config.judge)
-        grader.packages = packages
+        grader.packages = limits.packages
         return grader
 
     def begin(self, prompt: Prompt, num_completions: int) -> GroupGrading:

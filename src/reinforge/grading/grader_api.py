@@ -22,7 +22,7 @@ from reinforge.grading.reward_function import SourceText, load_text
 from reinforge.grading.spec import PythonGrader, canonical_text, read, walk
 from reinforge.grading.spec_base import GraderNode
 from reinforge.grading.start import start_scorer
-from reinforge.sandbox.limits import Limits
+from reinforge.sandbox.environments import worker_limits
 from reinforge.types import Example, Score
 
 MACHINE_KINDS = {"worker_unavailable"}
@@ -57,7 +57,7 @@ def run(
     """
     node, runtime = _read(grader), runtime or RewardFunctionsRuntimeConfig()
     name = node.name or node.type
-    function = load_text(name, SourceText(canonical_text(node), f"<{name}>", ""), limits=Limits.from_config(runtime))
+    function = load_text(name, SourceText(canonical_text(node), f"<{name}>", ""), limits=worker_limits(runtime))
     started = time.perf_counter()
     with closing(start_scorer(function, runtime)) as scorer:
         (score,) = scorer.submit(_case(model_sample, item or {})).result()

@@ -22,7 +22,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import ConfigError, SetupError, UsageError
 from reinforge.requirements import read_requirements
 from reinforge.sandbox.home import home_folder
+from reinforge.sandbox.limits import Limits
 
 Tell = Callable[[str], None]
 DESCRIPTION = "environment.json"
@@ -103,6 +104,11 @@ def lock_packages(runtime: RewardFunctionsRuntimeConfig, tell: Tell = silent) ->
         tell(note)
     _use(locked.packages, tell)
     return locked.packages
+
+
+def worker_limits(runtime: RewardFunctionsRuntimeConfig, tell: Tell = silent) -> Limits:
+    """What a config allows the workers of its functions, with the packages they see: see `lock_packages`."""
+    return replace(Limits.from_config(runtime), packages=lock_packages(runtime, tell))
 
 
 def runtime_with(packages: Sequence[str], settings: Mapping[str, Any]) -> RewardFunctionsRuntimeConfig:
@@ -246,4 +252,5 @@ __all__ = [
     "remove_environments",
     "runtime_with",
     "silent",
+    "worker_limits",
 ]

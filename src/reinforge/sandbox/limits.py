@@ -47,7 +47,7 @@ class Limits:
 
     @classmethod
     def from_config(cls, runtime: RewardFunctionsRuntimeConfig) -> Limits:
-        """What a config sets, the rest as above."""
+        """What a config sets, the rest as above. Its packages are none yet: environments.py finds their versions."""
         return cls(
             max_print_bytes=runtime.max_print_bytes,
             max_memory_bytes=int(runtime.max_memory_gb * 2**30),

@@ -132,7 +132,9 @@ def explain(said: str, code: int, folder: Path) -> ReinforgeError:
         return SetupError(
             f"the disk of {folder} is full.", hint="Make room, or set REINFORGE_HOME to a folder on a larger disk."
         )
-    lines = [re.sub(r"^(error:|cause:|[×╰├─▶│\s])+", "", line) for line in said.partition("\nhint:")[0].splitlines()]
+    lines = [
+        re.sub(r"^(error:|cause:|[×╰├─▶│\s])+", "", line) for line in re.split(r"\n\s*hint:", said)[0].splitlines()
+    ]
     reason = " ".join(filter(None, lines))[:MAX_EXPLANATION]
     if "No solution found" in said:
         reason = reason[max(reason.find("Because"), 0) :]
@@ -148,11 +150,14 @@ def _unsolvable(reason: str) -> ConfigError:
     unknown = re.search(r"[Bb]ecause (\S+) was not found in the (?:package registry|provided)", reason)
     if unknown:
         return ConfigError(f"there is no package {unknown[1]} in the package index.", hint=place)
-    without = re.match(r"Because (\S+) has no (?:usable )?wheels", reason)
+    without = re.match(r"Because (?:only \S+ is available and )?(\S+) has no (?:usable )?wheels", reason)
     if without:
         because = reason.rstrip(".")
         text = f"{without[1]} has no wheel for this Python and machine, and packages are not built here ({because})."
         return ConfigError(text, hint="Ask for a version that has one.")
+    version = re.match(r"Because there is no version of (\S+) and you require", reason)
+    if version:
+        return ConfigError(f"the package index has no {version[1]}.", hint=place)
     return ConfigError(f"the packages do not go together: {reason}", hint=place)
 
 
