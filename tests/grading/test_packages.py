@@ -87,8 +87,10 @@ def test_without_packages_the_error_names_the_setting(index, tmp_path):
 
 
 def test_in_graders_packages_are_for_the_users_python_alone(index, tmp_path):
+    pytest.importorskip("rapidfuzz", reason="text_similarity needs it: pip install 'reinforge[graders]'")
     python = {"type": "python", "source": "import hello\ndef grade(sample, item):\n    return float(hello.version)\n"}
-    ours = {"type": "string_check", "operation": "eq", "input": "{{sample.output_text}}", "reference": "c"}
+    ours = {"type": "text_similarity", "input": "{{sample.output_text}}", "reference": "c"}
+    ours["evaluation_metric"] = "fuzzy_match"
     both = {"type": "multi", "graders": {"a": python, "b": ours}, "calculate_output": "a + b"}
     functions = {"python": python, "ours": ours, "both": both}
     grader = RewardFunctionGrader.from_config(config(functions, "hello"), tmp_path)

@@ -34,6 +34,7 @@ from reinforge.sandbox.limits import Limits
 
 Tell = Callable[[str], None]
 DESCRIPTION = "environment.json"
+HALF_MADE = "making"
 _held: dict[Path, int] = {}
 """Environments this process uses, with the descriptor that keeps them from being removed."""
 
@@ -172,7 +173,8 @@ def _remember(requirements: Sequence[str], locked: Locked) -> None:
 
 def list_environments() -> tuple[Environment, ...]:
     """All that are there, the oldest first."""
-    found = [_describe(file.parent) for file in environments_folder().glob(f"*/{DESCRIPTION}")]
+    files = environments_folder().glob(f"*/{DESCRIPTION}")
+    found = [_describe(file.parent) for file in files if file.parent.name != HALF_MADE]
     return tuple(sorted(found, key=lambda environment: environment.made))
 
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import ConfigError, SetupError
 from reinforge.requirements import SETS
-from reinforge.sandbox.environments import DESCRIPTION, Locked, Tell, counted, megabytes
+from reinforge.sandbox.environments import DESCRIPTION, HALF_MADE, Locked, Tell, counted, megabytes
 from reinforge.sandbox.uv_program import Uv, uv_in
 
 TELL_EVERY_S = 10.0
@@ -30,7 +30,7 @@ class Maker:
     """The one process that makes or removes environments in a folder, while it is entered."""
 
     def __init__(self, root: Path, runtime: RewardFunctionsRuntimeConfig, tell: Tell) -> None:
-        self.half_made = root / "making"
+        self.half_made = root / HALF_MADE
         self.downloads = root / "downloads"
         self._root = root
         self._tell = tell
