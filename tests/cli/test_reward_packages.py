@@ -126,6 +126,10 @@ def test_a_file_is_tried_with_packages_before_there_is_a_config(capsys):
     printed = capsys.readouterr()
     assert json.loads(printed.out)["functions"][0]["mean"] == 6.0
     assert "reward packages: 1 installed in" in printed.err
+    Path("rewards.py").write_text(SOURCE + "def gold(example):\n    return 'x' * round(float(hello.version))\n")
+    command(["rewards", "test", "rewards.py", "--data", "rows.jsonl", "--package", "hello", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["functions"][0]["num_failed"] == 0
 
 
 def test_environments_are_listed_and_removed(capsys):

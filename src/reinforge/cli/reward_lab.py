@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reinforge.cli.options import no_sandbox_option
-from reinforge.cli.text import figure, is_rich_terminal, visible
+from reinforge.cli.options import no_sandbox_option, package_option
+from reinforge.cli.text import figure, is_rich_terminal, say, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,6 +40,7 @@ COLOURS = {"blocking": "bold red", "warning": "yellow", "info": "dim"}
 @click.option("--timeout-s", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
               help="Longest that a call may take here.")  # fmt: skip
 @click.option("--ignore", "accepted", multiple=True, metavar="ID[:FUNCTION]", help="A finding you know of: G03:brief.")
+@package_option
 @no_sandbox_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.pass_context
@@ -54,6 +55,7 @@ def test_command(
     num_rows: int,
     timeout_s: float,
     accepted: tuple[str, ...],
+    packages: tuple[str, ...],
     unsafe_no_sandbox: bool,
     as_json: bool,
 ) -> None:
@@ -81,6 +83,8 @@ def test_command(
         timeout_s=timeout_s,
         accepted=accepted,
         unsafe_no_sandbox=unsafe_no_sandbox,
+        packages=packages,
+        tell=say,
     )
     report = examine_request(request)
     if as_json:

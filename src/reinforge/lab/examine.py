@@ -91,8 +91,10 @@ def examine(
     own_rows = {example.index for example in examples[len(examples) - _num_own(options.cases) :]}
     data_rows = [example for example in examples if example.index not in own_rows]
     lab = _Lab(functions, examples, runtime, dict(settings or {}))
+    packages = next((function.packages for function in functions if function.packages), ())
+    limits = replace(Limits.from_config(runtime), packages=packages)
     with closing(RewardFunctionGrader(functions, runtime, lab.settings)) as grader:
-        found = find_gold(functions, data_rows, options.gold, grader, Limits.from_config(runtime))
+        found = find_gold(functions, data_rows, options.gold, grader, limits)
         tried = lab.first_pass(grader, found, options)
     if found.golds:
         tried = lab.second_pass(tried)
@@ -103,7 +105,7 @@ def examine(
         num_rows=len(data_rows),
         without_gold=tuple(e.index + 1 for e in data_rows if e.index not in {gold.row for gold in found.golds}),
         empty_answers=frozenset(gold.row + 1 for gold in found.golds if gold.is_empty),
-        extractions=extractions(functions, lab.by_row, found.golds[: options.num_rows], Limits.from_config(runtime)),
+        extractions=extractions(functions, lab.by_row, found.golds[: options.num_rows], limits),
         correct_fn=options.correct_fn,
         correct_from=options.correct_from,
     )

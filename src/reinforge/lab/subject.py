@@ -14,7 +14,7 @@ from reinforge.grading.reward_function import RewardFunction, load_reward_functi
 from reinforge.lab.cases import cases_beside, read_cases
 from reinforge.lab.examine import NUM_ROWS, TIMEOUT_S, LabReport, Options, examine
 from reinforge.lab.find_gold import GoldOptions
-from reinforge.sandbox.limits import Limits
+from reinforge.sandbox.environments import Tell, runtime_with, silent, worker_limits
 from reinforge.types import Example
 
 CONFIG_SUFFIXES = (".yaml", ".yml", ".toml")
@@ -37,6 +37,10 @@ class Request:
     timeout_s: float = TIMEOUT_S
     accepted: Collection[str] = ()
     unsafe_no_sandbox: bool = False
+    packages: tuple[str, ...] = ()
+    """What a Python file imports; a config names its own."""
+    tell: Tell = silent
+    """Is called with what takes long."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,12 @@ def _load(request: Request, directory: Path) -> _Loaded:
         config = load_config([directory / request.subject])
         rewards = config.reward_fns
         runtime = _runtime(rewards.runtime, request)
-        limits = Limits.from_config(runtime)
+        limits = worker_limits(runtime, request.tell)
         functions = load_reward_functions(rewards.functions, rewards.weights, directory, limits)
         data = config.data.model_copy(update=given)
         return _Loaded(functions, runtime, data, rewards.settings, config)
-    runtime = _runtime(RewardFunctionsRuntimeConfig(), request)
-    functions = load_rewards_file(request.subject, directory, Limits.from_config(runtime))
+    runtime = _runtime(runtime_with(request.packages, {}), request)
+    functions = load_rewards_file(request.subject, directory, worker_limits(runtime, request.tell))
     return _Loaded(functions, runtime, DataConfig().model_copy(update=given))
 
 
