@@ -1,0 +1,156 @@
+"""Model-written code against tests: what passes, what fails, and what a cheat can reach."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from reinforge.grading.code_tests import CodeReport, code_in, harness_source, read_tests, run_tests
+from reinforge.sandbox.pool import Limits, Worker
+
+TIMEOUT_S = 20.0
+RIGHT = "def add(a, b):\n    return a + b\n"
+TESTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
+
+
+@pytest.fixture(scope="module")
+def worker():
+    worker = Worker(harness_source(), "code_harness.py", Limits(fresh_process=True))
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def judge(worker):
+    def run(code: str, tests: object, function: str | None = None, timeout_s: float = TIMEOUT_S) -> CodeReport:
+        return run_tests(textwrap.dedent(code), read_tests(tests, function), worker, timeout_s)
+
+    return run
+
+
+def test_the_share_of_passed_tests_and_the_first_failure(judge):
+    assert judge(RIGHT, TESTS) == CodeReport(2, ())
+    half = judge("def add(a, b):\n    return 3\n", TESTS)
+    assert half.share == 0.5
+    assert half.reason == "1 of 2 tests passed; test 2, add(-1, 1): gave 3, expected 0"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("def add(a, b) return", "SyntaxError: expected ':' (<completion>, line 1)"),
+        ("x = 1", "NameError: name 'add' is not defined"),
+        ("def add(a, b): return a + undefined", "NameError: name 'undefined' is not defined"),
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
+        ("import os\nos._exit(0)", "the process of this call ended without a result"),
+        ("import os\nos.abort()", "the process of this call ended with exit code -6"),
+        ("", "NameError: name 'add' is not defined"),
+        ("def add(a, b): return 'x' * 10_000_000", "10,000,013 bytes of JSON, at most"),
+        ("\x00", "SyntaxError: source code string cannot contain null bytes"),
+    ],
+)
+def test_code_that_fails_says_how(judge, code, reason):
+    report = judge(code, TESTS[:1])
+    assert report.share == 0
+    assert reason in report.reason
+
+
+def test_a_hang_costs_one_deadline_and_the_rest_counts_as_failed(judge):
+    report = judge(
+        "def add(a, b):\n    while a == 1: pass\n    return a + b\n", [*TESTS, "assert add(2, 2) == 4"], None, 0.5
+    )
+    assert report.num_tests == 3
+    assert report.failures == (
+        "test 1, add(1, 2): no result within 0.5 s",
+        "test 2: not run",
+        "test 3: not run",
+    )
+    assert judge(RIGHT, TESTS).share == 1
+
+
+CHEATS = {
+    "equal to everything": "class Any:\n    def __eq__(self, other): return True\ndef add(a, b): return Any()",
+    "a number equal to everything": "class Any(int):\n    def __eq__(self, other): return True\n"
+    "def add(a, b): return Any(7)",
+    "patched builtins": "import builtins\nbuiltins.isinstance = lambda *a: True\nbuiltins.type = lambda x: int\n"
+    "def add(a, b): return None",
+    "the harness": "import sys\nmain = sys.modules['__main__']\nmain.Runner.outcome = None\n"
+    "for name, module in list(sys.modules.items()):\n"
+    "    if hasattr(module, 'encode') and hasattr(module, 'script'): module.encode = lambda *a: True\n"
+    "def add(a, b): return None",
+    "a frame on every descriptor": "import json, os\ndef add(a, b):\n"
+    "    data = json.dumps({'value': {'value': 0}, 'dropped': 0}).encode()\n"
+    "    for descriptor in range(3, 64):\n"
+    "        try: os.write(descriptor, len(data).to_bytes(4, 'big') + data)\n"
+    "        except OSError: pass\n"
+    "    os._exit(0)",
+    "the caller's frames": "import sys\ndef add(a, b):\n    frame, seen = sys._getframe(), []\n"
+    "    while frame:\n        seen += [v for v in frame.f_locals.values() if isinstance(v, int)]\n"
+    "        frame = frame.f_back\n    return 12345 if 54321 in seen else None",
+    "the collector": "import gc\ndef add(a, b):\n    wanted = int('54' + '321')\n"
+    "    seen = [o for o in gc.get_objects() if isinstance(o, (list, tuple, dict))]\n"
+    "    return wanted if any(wanted in (o.values() if isinstance(o, dict) else o) for o in seen) else None",
+}
+
+
+@pytest.mark.parametrize("code", CHEATS.values(), ids=CHEATS.keys())
+def test_no_cheat_passes_a_test_it_cannot_answer(judge, code):
+    """54321 is written nowhere but in the expected value, which never reaches the code's process."""
+    assert judge(code, [{"call": "add(1, 2)", "expected": 54321}]).share == 0
+    assert judge(RIGHT, TESTS).share == 1
+
+
+def test_one_completion_does_not_change_the_next(judge):
+    vandal = "import builtins, os, signal\nbuiltins.len = None\nopen('left.txt', 'w').write('x')\n"
+    vandal += "os.kill(os.getppid(), signal.SIGKILL)\ndef add(a, b): return 0"
+    assert judge(vandal, TESTS).share == 0
+    assert judge(RIGHT, TESTS).share == 1
+
+
+@pytest.mark.parametrize(
+    ("tests", "function", "code"),
+    [
+        ([{"args": [[1, 2]], "expected": 3}], "total", "total = sum"),
+        ([{"args": [], "kwargs": {"a": 1}, "expected": [1]}], "f", "def f(a): return (a,)"),
+        ("assert f(1) is None\nassert f(2) is None", None, "def f(x): pass"),
+        (["assert even(2)", "assert not even(3)"], None, "def even(x): return x % 2 == 0"),
+        (["assert f() == {1: 'a', 2: (3.0000000000001, {4})}"], None, "def f(): return {2: [3.0, {4}], 1: 'a'}"),
+        (
+            "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate([1]) == [1, 1]",
+            "double",
+            "def double(x): return x * 2",
+        ),
+        ([{"stdin": "1 2\n", "stdout": "3"}], None, "print(sum(map(int, input().split())))  \nprint()"),
+    ],
+)
+def test_every_form_of_test_can_pass_and_can_fail(judge, tests, function, code):
+    assert judge(code, tests, function).share == 1
+    assert judge("def total(*a, **k): return 99\nf = double = even = total\nprint('no')", tests, function).share < 1
+
+
+@pytest.mark.parametrize(
+    ("tests", "problem"),
+    [
+        ([], "tests must be a list"),
+        (None, "tests must be a list"),
+        ([{"input": 1}], "its keys are ['input']"),
+        ([{"args": [1], "expected": 1}], "`function` does not say"),
+        (["assert abs(f(1) - 0.5) < 1e-6"], "only `assert CALL == LITERAL`"),
+        (["for x in range(3): assert f(x) == x"], "only `assert CALL == LITERAL`"),
+        (["x = 1 +"], "invalid syntax"),
+        (["def check(candidate): assert candidate(1) == 1"], "`function` does not say"),
+        (["assert f(1) == g(2)"], "malformed node"),
+        ([7], "neither a text nor a mapping"),
+        ([{"call": "f(", "expected": 1}], "was never closed"),
+    ],
+)
+def test_tests_that_cannot_be_judged_are_refused(tests, problem):
+    with pytest.raises(ValueError, match=r"^test") as caught:
+        read_tests(tests)
+    assert problem in str(caught.value)
+
+
+def test_the_last_fenced_block_is_the_code():
+    assert code_in("no fence") == "no fence"
+    assert code_in("```\nold\n```\ntext\n```python\nnew\n```") == "new\n"
