@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import textwrap
+from contextlib import closing
 
 import pytest
 
+from reinforge.config import RewardFunctionsConfig
+from reinforge.errors import SetupError
+from reinforge.grading.builtin import code_tests
 from reinforge.grading.code_tests import CodeReport, code_in, harness_source, read_tests, run_tests
+from reinforge.grading.grader import RewardFunctionGrader, grade_completions
+from reinforge.sandbox import tiers
 from reinforge.sandbox.pool import Limits, Worker
 
 TIMEOUT_S = 20.0
@@ -154,3 +160,52 @@ def test_tests_that_cannot_be_judged_are_refused(tests, problem):
 def test_the_last_fenced_block_is_the_code():
     assert code_in("no fence") == "no fence"
     assert code_in("```\nold\n```\ntext\n```python\nnew\n```") == "new\n"
+
+
+NODE = {"type": "code_tests", "tests": "{{item.tests}}"}
+
+
+def scores_of(node, rows):
+    config = RewardFunctionsConfig(functions={"code": node})
+    with closing(RewardFunctionGrader.from_config(config, ".")) as grader:
+        return [grade.scores[0] for grade in grade_completions(grader, [{"prompt": "p", **row} for row in rows])]
+
+
+def test_as_a_grader_of_a_run():
+    half = "```python\ndef add(a, b):\n    return 3\n```"
+    rows = [
+        {"tests": TESTS, "completion": f"Here:\n```python\n{RIGHT}```"},
+        {"tests": TESTS, "completion": half},
+        {"tests": TESTS, "completion": ""},
+        {"tests": ["assert add(1, 2) < 4"], "completion": RIGHT},
+    ]
+    right, some, none, bad = scores_of(NODE, rows)
+    assert (right.value, some.value, none.value) == (1.0, 0.5, 0.0)
+    assert (right.metrics, some.metrics) == ({"passed": 2.0}, {"passed": 1.0})
+    assert some.message == "1 of 2 tests passed; test 2, add(-1, 1): gave 3, expected 0"
+    assert (bad.state, bad.kind) == ("error", "other_error")
+    assert "test 1 ('assert add(1, 2) < 4'): only `assert CALL == LITERAL`" in bad.message
+
+
+def test_behind_a_gate_and_in_a_formula():
+    gate = {"type": "gate", "a": {"type": "tag_format", "tags": ["answer"]}, "b": NODE}
+    rows = [{"tests": TESTS, "completion": text} for text in (f"<answer>\n{RIGHT}</answer>", RIGHT)]
+    inside, outside = scores_of(gate, rows)
+    assert outside.value == 0.0
+    assert "b" not in outside.metrics
+    assert inside.metrics["a"] == 1.0
+    formula = {"type": "multi", "graders": {"code": NODE}, "calculate_output": "1 - code"}
+    assert [score.value for score in scores_of(formula, rows[1:])] == [0.0]
+
+
+def test_as_python():
+    assert float(code_tests(input=RIGHT, tests=TESTS)) == 1.0
+    assert code_tests(input=None, tests=TESTS).reason == "the completion is no text"
+
+
+def test_without_isolation_model_written_code_needs_consent(monkeypatch):
+    """The harness is ours, what it runs is not."""
+    monkeypatch.setattr(tiers, "choose", lambda: tiers.Choice(tiers.Plain(), ("nothing isolates",)))
+    monkeypatch.setattr(tiers, "stored_consent", lambda: None)
+    with pytest.raises(SetupError, match="cannot be isolated"):
+        code_tests(input=RIGHT, tests=TESTS)

@@ -8,39 +8,12 @@ import shutil
 
 import pytest
 import torch
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    BertModel,
-    BertTokenizerFast,
-    Qwen2ForCausalLM,
-)
+from tiny_bert import WORDS, make_bert
+from transformers import AutoTokenizer, BertForSequenceClassification, BertModel, Qwen2ForCausalLM
 
 from reinforge.inference.text_models import fluency, similarity
 
-WORDS = ["the", "patient", "has", "fever", "a", "cold", "and", "no", "pain", "in", "chest"]
 TEXT, OTHER = "the patient has fever", "a cold and no pain in the chest"
-
-
-def make_bert(folder, kind, **changes):
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=5 + len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=24,
-        initializer_range=0.5,
-        **changes,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        kind(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

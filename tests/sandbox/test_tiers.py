@@ -197,3 +197,43 @@ def test_every_line_of_what_the_tiers_stop_names_an_attack_that_exists():
     code = "".join(path.read_text(encoding="utf-8") for path in folder.glob("test_*.py"))
     assert len(named) > 10
     assert [name for name in named if f"def {name}(" not in code] == []
+
+
+READS = """
+def attempt(path, mode="r"):
+    try:
+        with open(path, mode) as file: return file.read(3) if mode != "a" else "open"
+    except OSError as error: return type(error).__name__
+def f(paths): return [attempt(path) for path in paths]
+def append(path): return attempt(path, "a")
+def random(): return len(attempt("/dev/urandom", "rb"))
+"""
+
+
+def test_a_worker_reads_the_folders_its_limits_name_and_no_others(isolating_tier, tmp_path):
+    tmp_path.chmod(0o755)
+    folders = {name: tmp_path / name for name in ("model", "secret")}
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "file").write_text("abc")
+        (folder / "file").chmod(0o600)  # as models are often kept
+    (tmp_path / "linked").mkdir()
+    link = tmp_path / "linked" / "model"
+    link.symlink_to(folders["model"])
+    readable = (str(folders["model"]), str(link))
+    worker = Worker(READS, "reads.py", Limits(readable=readable), isolating_tier)
+    try:
+        paths = [str(folder / "file") for folder in (folders["model"], link, folders["secret"])]
+        got = worker.call("f", {"paths": paths}, 20.0).value
+        assert got[:2] == ["abc", "abc"]
+        assert got[2].endswith("Error")
+        assert worker.call("append", {"path": paths[0]}, 20.0).value.endswith("Error")
+    finally:
+        worker.close()
+
+
+def test_a_worker_has_random_numbers_of_the_system(tier):
+    """torch reads them from the device file."""
+    worker = Worker(READS, "reads.py", Limits(), tier)
+    assert worker.call("random", {}, 20.0).value == 3
+    worker.close()

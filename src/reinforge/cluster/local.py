@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -16,6 +15,7 @@ import torch
 from reinforge.config import GRPOConfig, SamplingParams
 from reinforge.data.dataset import load_examples
 from reinforge.data.load import fingerprint, load_data
+from reinforge.data.model_folder import fingerprint_model
 from reinforge.data.render import Renderer, longest_answer_tokens, max_tokens_for, render_prompts
 from reinforge.errors import ConfigError, RewardError
 from reinforge.grading.calls import columns_needed
@@ -99,7 +99,7 @@ def build(
         raise
     fingerprints = {
         "data": fingerprint([*train_examples, *heldout_examples]),
-        "base_model": _fingerprint_folder(policy.folder),
+        "base_model": fingerprint_model(policy.folder),
     }
     judge = ReplayingGrader(grader, recorded) if recorded else grader
     return LocalRun(task, Roles(sampler, judge, learner, grader.judges.take_figures), grader, policy, fingerprints)
@@ -225,17 +225,3 @@ def _learning_rate(config: GRPOConfig, base_parameters: int, tell: Tell) -> floa
     rate, reason = default_learning_rate(base_parameters, config.lora.rank, config.lora.lora_alpha)
     tell(reason)
     return rate
-
-
-def _fingerprint_folder(folder: Path) -> str:
-    """Of every file a model is read from: whole up to 64 MiB, beyond that its size and 64 blocks spread over it, which
-    is quick for gigabytes and sees any training of all layers."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.jinja")]):
-        digest.update(f"{path.name}:{path.stat().st_size}".encode())
-        size, block = path.stat().st_size, 1 << 20
-        with path.open("rb") as file:
-            for start in range(0, size, block if size <= 64 * block else size // 64):
-                file.seek(start)
-                digest.update(file.read(block))
-    return digest.hexdigest()

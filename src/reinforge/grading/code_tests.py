@@ -20,11 +20,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from reinforge.grading.builtin.result import Result, refused
 from reinforge.grading.code_harness import encode
 from reinforge.roles import CallResult, Sandbox
 
+DEFAULT_TIMEOUT_S = 10.0
+CODE_LIMITS: dict[str, Any] = {"fresh_process": True, "packages": (), "max_print_bytes": 2_000}
+"""Of the worker, as fields of `Limits`."""
 HARNESS = Path(__file__).with_name("code_harness.py")
 _FENCE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 RELATIVE_TOLERANCE = 1e-9
@@ -61,8 +65,38 @@ class CodeReport:
         return f"{passed}; {self.failures[0]}" if self.failures else passed
 
 
-class SandboxLost(Exception):
-    """The worker ended for a reason that is not the code's."""
+def code_tests(
+    *, input: object, tests: object, function: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> Result:
+    """The share of `tests` that the Python code in `input` passes (S4's code cases); a test may take `timeout_s`.
+
+    The code is the last fenced block, or all of the text. `function` names what tests with `args`, or written as
+    `check(candidate)`, call. For a row without tests, or with tests of no known form, ValueError. Not to be called
+    from a reward function, whose worker cannot make another one: name it as a grader beside it.
+    """
+    from reinforge.sandbox.pool import Limits, Worker
+
+    worker = Worker(harness_source(), HARNESS.name, Limits(**CODE_LIMITS))
+    try:
+        return judge_code(input=input, tests=tests, function=function, timeout_s=timeout_s, sandbox=worker)
+    finally:
+        worker.close()
+
+
+def judge_code(
+    *,
+    input: object,
+    tests: object,
+    sandbox: Sandbox,
+    function: str | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> Result:
+    """`code_tests` in a worker that is there already."""
+    read = read_tests(tests, function)
+    if not isinstance(input, str):
+        return refused("the completion is no text")
+    report = run_tests(code_in(input), read, sandbox, timeout_s)
+    return Result(report.share, report.reason, {"passed": float(report.num_tests - len(report.failures))})
 
 
 def code_in(text: str) -> str:
@@ -97,7 +131,7 @@ def read_tests(tests: object, function: str | None = None) -> tuple[CodeTest, ..
 
 def run_tests(code: str, tests: Sequence[CodeTest], sandbox: Sandbox, timeout_s: float) -> CodeReport:
     """Run every test; after one that takes too long the rest counts as failed. `sandbox` runs HARNESS with a fresh
-    process for each call. Raises SandboxLost when there is no worker to be had."""
+    process for each call."""
     failures: list[str] = []
     for number, test in enumerate(tests, start=1):
         given = {"expression": test.text} if test.kind == "call" else {"stdin": test.text}
@@ -216,6 +250,3 @@ class _Renamed(ast.NodeTransformer):
 def harness_source() -> str:
     """The source for the worker that runs model-written code."""
     return HARNESS.read_text(encoding="utf-8")
-
-
-__all__ = ["CodeReport", "CodeTest", "SandboxLost", "code_in", "harness_source", "read_tests", "run_tests", "same"]

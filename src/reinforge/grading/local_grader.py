@@ -124,7 +124,7 @@ def _text_similarity(node: Mapping[str, Any]) -> Judge:
 
 def _builtin(node: Mapping[str, Any]) -> Judge:
     function = builtin.find(node["type"])
-    options = {name: _filler(value) for name, value in node["options"].items()}
+    options = {name: filler(value) for name, value in node["options"].items()}
 
     def judge(namespaces: Namespaces) -> Result:
         arguments = {name: fill(namespaces) for name, fill in options.items()}
@@ -137,15 +137,15 @@ def _builtin(node: Mapping[str, Any]) -> Judge:
     return judge
 
 
-def _filler(value: object) -> Callable[[Namespaces], object]:
+def filler(value: object) -> Callable[[Namespaces], object]:
     """An option's value for one completion: texts are templates, also those in lists and tables."""
     if isinstance(value, str):
         return Template.parse(value).value
     if isinstance(value, list):
-        entries = [_filler(entry) for entry in value]
+        entries = [filler(entry) for entry in value]
         return lambda namespaces: [entry(namespaces) for entry in entries]
     if isinstance(value, dict):
-        table = {name: _filler(entry) for name, entry in value.items()}
+        table = {name: filler(entry) for name, entry in value.items()}
         return lambda namespaces: {name: entry(namespaces) for name, entry in table.items()}
     return lambda namespaces: value
 

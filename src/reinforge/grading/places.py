@@ -10,7 +10,11 @@ from reinforge.grading.spec import PythonGrader, walk
 from reinforge.grading.spec_base import GraderNode
 from reinforge.grading.spec_judges import JudgeNode
 
-FACTORIES: dict[str, str] = {}
+FACTORIES: dict[str, str] = {
+    "code_tests": "reinforge.grading.code_scorer:code_scorer",
+    "fluency": "reinforge.grading.model_scorer:model_scorer",
+    "similarity": "reinforge.grading.model_scorer:model_scorer",
+}
 """Type -> `module:function` of what starts its scorer (start.Factory): for types judged elsewhere than in a worker."""
 
 

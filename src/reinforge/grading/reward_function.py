@@ -35,6 +35,7 @@ from reinforge.grading.callable_source import source_of_callable
 from reinforge.grading.describe import TOO_LONG_HINT, describe_source
 from reinforge.grading.grader_check import check_grader
 from reinforge.grading.grader_json import read_json
+from reinforge.grading.model_folders import with_models
 from reinforge.grading.spec import PythonGrader, canonical_text, columns_of, read, walk
 from reinforge.grading.spec_base import GraderNode
 from reinforge.sandbox.pool import FunctionFacts, Limits, Parameter
@@ -213,7 +214,7 @@ def load_rewards_file(reference: str, base_dir: Path, limits: Limits | None = No
 def locate(name: str, reference: Reference, base_dir: Path) -> SourceText:
     """The text that one entry of the config means; RewardError when there is none."""
     if isinstance(reference, Mapping):
-        return _grader_text(read(reference, f'reward function "{name}"'), f"<{name}>")
+        return _grader_text(read(reference, f'reward function "{name}"'), f"<{name}>", base_dir)
     if not isinstance(reference, str):
         shipped = builtin.name_of(reference)
         if shipped is not None:
@@ -221,9 +222,9 @@ def locate(name: str, reference: Reference, base_dir: Path) -> SourceText:
         return SourceText(*source_of_callable(name, reference))
     if reference.endswith(".json"):
         source, file_name = _read(name, reference, base_dir)
-        return _grader_text(read_json(source, file_name), file_name)
+        return _grader_text(read_json(source, file_name), file_name, (base_dir / file_name).parent)
     if reference in builtin.BUILTINS:
-        return _grader_text(read({"type": reference}, f'reward function "{name}"'), f"<{name}>")
+        return _grader_text(read({"type": reference}, f'reward function "{name}"'), f"<{name}>", base_dir)
     if "\n" in reference:
         return SourceText(reference, f"<{name}>", DEFAULT_FUNCTION)
     if reference.endswith(".py"):
@@ -239,8 +240,9 @@ def locate(name: str, reference: Reference, base_dir: Path) -> SourceText:
     return SourceText(*_read(name, path, base_dir), function_name)
 
 
-def _grader_text(node: GraderNode, file_name: str) -> SourceText:
-    return SourceText(canonical_text(node), file_name, "")
+def _grader_text(node: GraderNode, file_name: str, base_dir: Path) -> SourceText:
+    settled = read(with_models(node.to_json(), base_dir), file_name)
+    return SourceText(canonical_text(settled), file_name, "")
 
 
 def _build_grader(name: str, text: SourceText, weight: float, number: int, limits: Limits | None) -> RewardFunction:

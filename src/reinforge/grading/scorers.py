@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -62,13 +63,17 @@ class FunctionWorkers:
         pure: bool = False,
         called: RewardFunction | None = None,
         tier: Tier | None = None,
+        limits: Limits | None = None,
+        score: Callable[[Case, Worker], list[Score]] | None = None,
     ) -> None:
-        """`called` is the Python function that judges in its place, for functions that are no Python themselves."""
+        """`called` is the Python function that judges in its place, for functions that are no Python themselves;
+        `limits` are those of the config unless given, and `score` takes the place of `score_case`."""
         self._called = called or function
-        limits = replace(Limits.from_config(runtime), packages=self._called.packages)
+        limits = replace(limits or Limits.from_config(runtime), packages=self._called.packages)
         self._cache = ScoreCache(by_token_ids=self._called.takes_token_ids) if pure else None
         self.function = function
         self._runtime = runtime
+        self._score_case = score or self._call_function
         self._workers = [
             Worker(self._called.source, self._called.file_name, limits, tier) for _ in range(runtime.workers)
         ]
@@ -128,10 +133,13 @@ class FunctionWorkers:
     def _call(self, case: Case) -> list[Score]:
         worker = self._free.get()
         try:
-            # Pure: what a batched function prints must not depend on which completions the cache had.
-            return score_case(self._called, case, worker, self._runtime, singly=self._cache is not None)
+            return self._score_case(case, worker)
         finally:
             self._free.put(worker)
+
+    def _call_function(self, case: Case, worker: Worker) -> list[Score]:
+        # Pure: what a batched function prints must not depend on which completions the cache had.
+        return score_case(self._called, case, worker, self._runtime, singly=self._cache is not None)
 
     def close(self) -> None:
         with self._lock:

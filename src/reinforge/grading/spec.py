@@ -21,7 +21,6 @@ from reinforge.grading.spec_builtins import BuiltIn
 from reinforge.grading.spec_judges import LabelModel, Rubric, ScoreModel
 from reinforge.grading.spec_problems import Problem, meant, problems_of
 from reinforge.grading.templates import Template, texts_in
-from reinforge.grading.text_metrics import METRICS
 
 MAX_DEPTH = 32
 """Of JSON inside JSON; graders inside graders are bounded by it."""
@@ -41,8 +40,7 @@ class StringCheck(GraderNode):
 
 def _no_embeddings(metric: object) -> object:
     if metric == "cosine":
-        known = ", ".join(METRICS)
-        raise ValueError(f"cosine compares embeddings, and there is no model here that makes them: use one of {known}")
+        raise ValueError("cosine compares embeddings: add model, the folder of an embedding model")
     return metric
 
 
@@ -196,7 +194,8 @@ TYPES: dict[str, type[GraderNode]] = {
 
 
 def read_node(value: object) -> GraderNode:
-    """A checked grader; pydantic's ValidationError when it is none."""
+    """A checked grader; pydantic's ValidationError when it is none. OpenAI's cosine, with the model that theirs leaves
+    unsaid, is our `similarity`."""
     if not isinstance(value, dict):
         raise PydanticCustomError("rule", "a grader is a table with a type, not {what}", {"what": _in_words(value)})
     kind, known = value.get("type"), list(dict.fromkeys([*TYPES, *builtin.BUILTINS]))
@@ -204,6 +203,9 @@ def read_node(value: object) -> GraderNode:
         raise refuse("type", f"it is not set (types: {', '.join(known)})", value)
     if not isinstance(kind, str) or kind not in known:
         raise refuse("type", f"{_in_words(kind)} is no type of grader{meant(kind, known)}", kind)
+    if kind == "text_similarity" and value.get("evaluation_metric") == "cosine" and "model" in value:
+        rest = {name: given for name, given in value.items() if name != "evaluation_metric"}
+        return BuiltIn.model_validate(rest | {"type": "similarity", "kind": "embedding"})
     return TYPES.get(kind, BuiltIn).model_validate(value)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,12 +30,13 @@ Kind = Literal["auto", "embedding", "cross_encoder"]
 # B texts, T tokens of the longest, D features, V vocabulary.
 
 
-def similarity(*, input: object, reference: object, model: str, kind: Kind = "auto") -> Result:
+def similarity(*, input: object, reference: object, model: str, kind: Kind = "auto", fingerprint: str = "") -> Result:
     """How close two texts are in meaning (S3-018): the cosine of their embeddings, -1..1, or what a cross-encoder with
     one output says, 0..1 (the sigmoid of its logit, as models trained on STS-B are read).
 
     `model` is a local folder. auto: a cross-encoder where its config names a sequence classifier. An empty completion
-    is similar to nothing: 0. Texts beyond the model's window are cut, which `metrics["cut"]` tells.
+    is similar to nothing: 0. Texts beyond the model's window are cut, which `metrics["cut"]` tells. `fingerprint` is
+    filled in when a config is read: with another model in the folder a run does not go on.
     """
     if not isinstance(input, str) or not input.strip():
         return refused("the completion is empty")
@@ -46,7 +47,15 @@ def similarity(*, input: object, reference: object, model: str, kind: Kind = "au
     return Result(score, metrics={"cut": float(num_tokens > window)})
 
 
-def fluency(*, input: object, model: str, context: str = "", good: float = 10.0, bad: float = 1000.0) -> Result:
+def fluency(
+    *,
+    input: object,
+    model: str,
+    context: str = "",
+    good: float = 10.0,
+    bad: float = 1000.0,
+    fingerprint: str = "",
+) -> Result:
     """How natural a text is to a language model (S3-020): 1 at a perplexity of `good` or below, 0 at `bad` or above, in
     between linear in its logarithm.
 
@@ -55,6 +64,7 @@ def fluency(*, input: object, model: str, context: str = "", good: float = 10.0,
     `model` is a local folder. Perplexity depends on the model's vocabulary: choose `good` and `bad` by what it gives
     for texts you like. `context` comes before the text and is not counted; without it the model's first token stands
     there, and where it has none, the text's first token is not counted. A text beyond the window is judged by its end.
+    `fingerprint` as for `similarity`.
     """
     if not 1 <= good < bad:
         raise ValueError(f"good = {good:g} must be at least 1 and below bad = {bad:g}")
@@ -67,6 +77,14 @@ def fluency(*, input: object, model: str, context: str = "", good: float = 10.0,
     score = (math.log(bad) - mean) / (math.log(bad) - math.log(good))
     perplexity = math.exp(min(mean, 700.0))
     return Result(min(max(score, 0.0), 1.0), f"perplexity {perplexity:.4g}", {"perplexity": perplexity})
+
+
+def load(grader: str, options: Mapping[str, Any]) -> None:
+    """Load the model that `similarity` or `fluency` will ask, with these options."""
+    if grader == "similarity":
+        _similarity_of(options["model"], options.get("kind", "auto"))
+    else:
+        _language_model(options["model"])
 
 
 def _negative_log_likelihood(folder: str, context: str, text: str) -> tuple[float, int]:
@@ -97,6 +115,7 @@ class _Loaded:
         import torch
         import transformers
 
+        transformers.utils.logging.disable_progress_bar()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         loader = getattr(transformers, kind)
         self.model: Any = loader.from_pretrained(

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 from reinforge.sandbox import seccomp
-from reinforge.sandbox.launch import PROXY_PORT, confined, own_user, readable_paths
+from reinforge.sandbox.launch import PROXY_PORT, anybody_may_read, confined, own_user, readable_paths
 from reinforge.sandbox.limits import Limits
 
 SHARED_MEMORY_BYTES = 16 << 20
@@ -61,12 +61,23 @@ class Bubblewrap:
             if filter_known
             else b""
         )
+        keep_reading = user is not None and not all(map(anybody_may_read, limits.readable))
+        own_namespace = user is not None and not keep_reading  # inside one, the capability would hold for nothing
         return [
             self.program,
             *_namespaces(user),
+            *(["--cap-add", "CAP_DAC_READ_SEARCH"] if keep_reading else []),
             *_files(limits),
             *("--info-fd", str(pipe), "--"),
-            *confined(runner, limits, user, calls, own_namespace=user is not None, proxy_port=port),
+            *confined(
+                runner,
+                limits,
+                user,
+                calls,
+                keep_reading=keep_reading,
+                own_namespace=own_namespace,
+                proxy_port=port,
+            ),
         ]
 
 
@@ -81,18 +92,20 @@ def _namespaces(user: int | None) -> list[str]:
 
 def _files(limits: Limits) -> list[str]:
     """First what is the worker's own, then the read-only paths: a Python environment may lie below /tmp."""
-    options = ["--proc", "/proc"]
+    options = ["--proc", "/proc", "--perms", "0755", "--dir", "/dev"]
     for device in DEVICES:
         options += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     options += ["--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]
     options += ["--perms", "1777", "--size", str(limits.max_disk_bytes), "--tmpfs", "/tmp"]
     bound: list[str] = []
     for path in readable_paths(limits):
+        if any(path.startswith(f"{folder}/") for folder in bound):
+            continue
+        for parent in reversed(Path(path).parents[:-1]):  # else bwrap makes them for its own user only
+            options += ["--perms", "0755", "--dir", str(parent)]
         if os.path.islink(path) and os.path.isdir(path):
             options += ["--symlink", os.readlink(path), path]
-        elif not any(path.startswith(f"{folder}/") for folder in bound):
-            for parent in reversed(Path(path).parents[:-1]):  # else bwrap makes them for its own user only
-                options += ["--perms", "0755", "--dir", str(parent)]
+        else:
             options += ["--ro-bind", path, path]
             bound.append(path)
     options += ["--perms", "0777", "--dir", OWN_FOLDER]

@@ -29,7 +29,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reinforge.sandbox import seccomp
-from reinforge.sandbox.launch import PACKAGE, anybody_may_enter, confined, interpreter_paths, own_user, readable_paths
+from reinforge.sandbox.launch import (
+    PACKAGE,
+    anybody_may_enter,
+    anybody_may_read,
+    confined,
+    interpreter_paths,
+    own_user,
+    readable_paths,
+)
 from reinforge.sandbox.limits import Limits
 
 CREATE_RULESET = 444
@@ -54,7 +62,9 @@ class Landlock:
         return own_user()
 
     def command(self, runner: Sequence[str], folder: str, limits: Limits, user: int | None, pipe: int) -> list[str]:
-        keep_reading = user is not None and not all(map(anybody_may_enter, (*interpreter_paths(limits), str(PACKAGE))))
+        ours = (*interpreter_paths(limits), str(PACKAGE), *limits.readable)
+        open_to_all = all(map(anybody_may_enter, ours)) and all(map(anybody_may_read, limits.readable))
+        keep_reading = user is not None and not open_to_all
         calls = seccomp.filter_program(
             own_files_only=True, own_group_only=True, own_signals_only=self.version < SIGNALS_SCOPED_FROM
         )

@@ -92,8 +92,9 @@ def interpreter_paths(limits: Limits) -> tuple[str, ...]:
 
 
 def readable_paths(limits: Limits) -> tuple[str, ...]:
-    """All that a worker may read: system libraries, its Python, and this package wherever it lies."""
-    wanted = (*SYSTEM_PATHS, *SYSTEM_FILES, *interpreter_paths(limits), str(PACKAGE))
+    """All that a worker may read: system libraries, its Python, this package wherever it lies, and what its limits
+    name."""
+    wanted = (*SYSTEM_PATHS, *SYSTEM_FILES, *interpreter_paths(limits), str(PACKAGE), *limits.readable)
     return tuple(path for path in wanted if os.path.exists(path))
 
 
@@ -113,6 +114,15 @@ def anybody_may_enter(path: str) -> bool:
     """Whether another user reaches a path: every folder on the way is open to all."""
     real = os.path.realpath(path)
     return all(os.stat(folder).st_mode & 0o001 for folder in itertools.chain([real], map(str, Path(real).parents)))
+
+
+def anybody_may_read(path: str) -> bool:
+    """Whether another user who reaches a file, or a folder with all in it, may read it: tools that write models as root
+    often keep the weights to root."""
+    within = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+    folders = [folder for folder, _, _ in os.walk(path)]
+    files_open = all(os.stat(file).st_mode & 0o004 for file in (within if folders else [path]))
+    return files_open and all(os.stat(folder).st_mode & 0o005 == 0o005 for folder in folders)
 
 
 def confined(runner: Sequence[str], limits: Limits, user: int | None, program: bytes, **changes: Any) -> list[str]:

@@ -42,6 +42,8 @@ class Limits:
     """Names of the environment variables it gets beside those that all workers have."""
     section: str = "reward_fns.runtime"
     """Where a user sets these three, for messages."""
+    readable: tuple[str, ...] = ()
+    """Further files and folders it may read, for instance those of a model."""
     unsafe_no_sandbox: bool = False
     """The user's consent to run code without isolation where this machine offers none."""
 

@@ -49,7 +49,15 @@ _MODULES = {
     "tags": ("tag_count", "tag_format", "tag_ladder"),
     "wording": ("copied_prompt", "length", "repetition"),
 }
-BUILTINS: dict[str, str] = {name: f"{__name__}.{module}:{name}" for module in _MODULES for name in _MODULES[module]}
+ELSEWHERE = {
+    "code_tests": "reinforge.grading.code_tests:code_tests",
+    "fluency": "reinforge.inference.text_models:fluency",
+    "similarity": "reinforge.inference.text_models:similarity",
+}
+"""Those that judge by running something of their own: a model, or the completion's code."""
+BUILTINS: dict[str, str] = ELSEWHERE | {
+    name: f"{__name__}.{module}:{name}" for module in _MODULES for name in _MODULES[module]
+}
 """Name -> `module:function`."""
 COMPOSITES = ("gate", "combine")
 """Of them, those that judge no completion but join the scores of other graders."""
@@ -64,6 +72,7 @@ LIBRARIES = {
 __all__ = [
     "BUILTINS",
     "COMPOSITES",
+    "ELSEWHERE",
     "LIBRARIES",
     "Result",
     "ast_grep",
