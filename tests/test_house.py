@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "reinforge"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-LAYER_0 = {"types", "roles", "errors", "requirements", "config"}
+LAYER_0 = {"types", "roles", "errors", "model_files", "requirements", "config"}
 LAYER_1 = {"config_problems", "config_file", "run_store", "data", "grading", "sandbox", "insight"}
 LAYER_2 = {"policy", "learner", "inference", "rollout"}
 LAYER_3 = {"loop", "evaluation", "reward_updates", "lab"}
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "roles": {"types"},
+    "model_files": set(),
     "requirements": set(),
     "config": {"errors", "requirements"},
     "config_problems": {"config"},

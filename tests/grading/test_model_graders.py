@@ -14,7 +14,7 @@ from reinforge.config import RewardFunctionsConfig, RewardFunctionsRuntimeConfig
 from reinforge.errors import RewardError
 from reinforge.grading.builtin import similarity
 from reinforge.grading.grader import RewardFunctionGrader, grade_completions
-from reinforge.grading.reward_function import RewardFunction
+from reinforge.grading.reward_function import RewardFunction, load_text, locate
 from reinforge.sandbox import tiers
 
 SIMILAR = {"type": "similarity", "reference": "{{item.answer}}", "model": "models/bert"}
@@ -91,3 +91,14 @@ def test_a_row_without_a_reference_is_an_error_of_the_row(base_dir):
     ((score,),) = scores_of({"close": SIMILAR}, base_dir, "the patient", answer="")
     assert (score.state, score.kind) == ("error", "other_error")
     assert "reference must be a text" in score.message
+
+
+def test_cosine_is_similarity_with_the_model_named(base_dir):
+    cosine = {"type": "text_similarity", "evaluation_metric": "cosine", "input": "{{sample.output_text}}"}
+    cosine |= {"reference": "{{item.answer}}", "pass_threshold": 0.5}
+    with pytest.raises(RewardError, match="add model, the folder of an embedding model"):
+        scores_of({"close": cosine}, base_dir, "x")
+    text = load_text("close", locate("close", {**cosine, "model": "models/bert"}, base_dir)).source
+    assert '"kind": "embedding"' in text
+    assert '"type": "similarity"' in text
+    assert '"pass_threshold": 0.5' in text

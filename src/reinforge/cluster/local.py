@@ -15,7 +15,6 @@ import torch
 from reinforge.config import GRPOConfig, SamplingParams
 from reinforge.data.dataset import load_examples
 from reinforge.data.load import fingerprint, load_data
-from reinforge.data.model_folder import fingerprint_model
 from reinforge.data.render import Renderer, longest_answer_tokens, max_tokens_for, render_prompts
 from reinforge.errors import ConfigError, RewardError
 from reinforge.grading.calls import columns_needed
@@ -27,6 +26,7 @@ from reinforge.inference.engine import Engine
 from reinforge.learner.schedule import default_learning_rate
 from reinforge.learner.update import LocalLearner
 from reinforge.loop import Task
+from reinforge.model_files import fingerprint_model
 from reinforge.policy.model import Policy, load_policy, pick_threads
 from reinforge.policy.subject import Subject
 from reinforge.roles import Roles

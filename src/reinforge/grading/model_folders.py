@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reinforge.data.model_folder import fingerprint_model
 from reinforge.errors import RewardError
+from reinforge.model_files import fingerprint_model
 
 MODEL_GRADERS = ("similarity", "fluency")
 """Types with an option `model` that is a local folder."""

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
-from reinforge.data.model_folder import fingerprint_model
 from reinforge.errors import RewardError
 from reinforge.grading.local_grader import worker_source
 from reinforge.grading.reward_function import DEFAULT_FUNCTION, RewardFunction
 from reinforge.grading.scorers import FunctionWorkers
 from reinforge.grading.spec_base import GraderNode
 from reinforge.grading.spec_builtins import BuiltIn
+from reinforge.model_files import fingerprint_model
 from reinforge.sandbox import tiers
 from reinforge.sandbox.limits import Limits
 
