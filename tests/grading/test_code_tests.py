@@ -209,3 +209,9 @@ def test_without_isolation_model_written_code_needs_consent(monkeypatch):
     monkeypatch.setattr(tiers, "stored_consent", lambda: None)
     with pytest.raises(SetupError, match="cannot be isolated"):
         code_tests(input=RIGHT, tests=TESTS)
+
+
+def test_model_written_code_gets_nothing_that_is_meant_for_reward_functions(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    limits = Limits(secrets=("JUDGE_KEY",), allowed_hosts=("example.org",), packages=("x==1",))
+    assert limits.closed() == Limits()

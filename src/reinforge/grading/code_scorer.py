@@ -35,7 +35,7 @@ def code_scorer(
         runtime,
         pure=settings is not None and settings.pure,
         called=replace(function, source=harness_source(), file_name="code_harness.py"),
-        limits=replace(Limits.from_config(runtime), **CODE_LIMITS),
+        limits=replace(Limits.from_config(runtime).closed(), **CODE_LIMITS),
         score=partial(_score_case, function, node.full_json()["options"]),
     )
 

@@ -27,7 +27,7 @@ from reinforge.grading.code_harness import encode
 from reinforge.roles import CallResult, Sandbox
 
 DEFAULT_TIMEOUT_S = 10.0
-CODE_LIMITS: dict[str, Any] = {"fresh_process": True, "packages": (), "max_print_bytes": 2_000}
+CODE_LIMITS: dict[str, Any] = {"fresh_process": True, "max_print_bytes": 2_000}
 """Of the worker, as fields of `Limits`."""
 HARNESS = Path(__file__).with_name("code_harness.py")
 _FENCE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)

@@ -57,7 +57,7 @@ def _limits(runtime: RewardFunctionsRuntimeConfig, folder: Path) -> Limits:
     """Of the worker: what the model needs beyond the config's, and its files, wherever links in the folder lead."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     linked = {str(path.resolve()) for path in files if path.resolve().parent != path.parent.resolve()}
-    limits = Limits.from_config(runtime)
+    limits = Limits.from_config(runtime).closed()
     needed = LIBRARIES_BYTES + COPIES * sum(path.stat().st_size for path in files)
     return replace(
         limits,

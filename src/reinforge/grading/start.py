@@ -20,6 +20,7 @@ from reinforge.grading.spec import PythonGrader, read
 from reinforge.grading.spec_base import GraderNode
 from reinforge.grading.spec_judges import Judge
 from reinforge.sandbox import tiers
+from reinforge.sandbox.limits import Limits
 
 Factory = Callable[
     [RewardFunction, GraderNode, RewardFunctionsRuntimeConfig, RewardFunctionSettings | None],
@@ -55,7 +56,8 @@ def _start(
         source = worker_source(node.full_json())
         called = replace(function, source=source, file_name="<grader>", function_name=DEFAULT_FUNCTION, packages=())
         # What runs is ours: it needs what we need, and no consent where there is no isolation.
-        return FunctionWorkers(function, runtime, pure=pure, called=called, tier=tiers.choose().tier)
+        limits = Limits.from_config(runtime).closed()
+        return FunctionWorkers(function, runtime, pure=pure, called=called, tier=tiers.choose().tier, limits=limits)
     if isinstance(node, PythonGrader):
         called = replace(function, source=node.source, function_name=DEFAULT_FUNCTION, dialect="openai")
         return _with_threshold(FunctionWorkers(function, runtime, pure=pure, called=called), node)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reinforge.config import RewardFunctionsRuntimeConfig
 
@@ -58,6 +58,11 @@ class Limits:
             fresh_process=runtime.fresh_process,
             unsafe_no_sandbox=runtime.unsafe_no_sandbox,
         )
+
+    def closed(self) -> Limits:
+        """The same without network, secrets and packages: for code that the user's settings do not mean, ours or a
+        completion's."""
+        return replace(self, allowed_hosts=(), allow_private_addresses=False, secrets=(), packages=())
 
 
 __all__ = ["Limits"]
