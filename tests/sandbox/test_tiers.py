@@ -191,10 +191,10 @@ def test_anybody_else_stays_who_they_are():
 
 
 def test_every_line_of_what_the_tiers_stop_names_an_attack_that_exists():
-    folder = Path(__file__).parent
-    page = (folder.parents[1] / "SECURITY.md").read_text(encoding="utf-8")
+    folder = Path(__file__).parents[1]
+    page = (folder.parent / "SECURITY.md").read_text(encoding="utf-8")
     named = {word for line in page.splitlines() for word in re.findall(r"`(test_\w+)`", line)}
-    code = "".join(path.read_text(encoding="utf-8") for path in folder.glob("test_*.py"))
+    code = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("test_*.py"))
     assert len(named) > 10
     assert [name for name in named if f"def {name}(" not in code] == []
 

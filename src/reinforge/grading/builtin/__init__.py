@@ -1,6 +1,7 @@
 """Graders that ship with Reinforge: by name in a config, as a grader's `type`, and as Python functions.
 
     from reinforge.grading.builtin import set_f1
+
     result = set_f1(input=completion, reference=["E11.9"])
 
 Each judges one completion: `input` is its text, or the value that was taken from it; `reference` is what it is
