@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from judge_server import JudgeServer
 
 from reinforge.cli.main import run as command
-from reinforge.config import RewardFunctionsRuntimeConfig
+from reinforge.config import JudgeConfig, RewardFunctionsRuntimeConfig
 from reinforge.errors import RewardError
 from reinforge.grading.grader_api import run, validate
 
@@ -160,6 +161,38 @@ def test_built_in_graders_are_types_and_take_values_as_they_are():
     assert reply["reward"] == pytest.approx(2 / 3, abs=1e-12)
     assert reply["metadata"]["reason"] == "f1: 1 of 2 found, 1 of 1 expected"
     assert run({"type": "set_f1", "reference": "{{item.codes}}"}, "[2, 1]", {"codes": [1, 2]})["reward"] == 1.0
+
+
+def test_judges_are_asked_counted_and_their_faults_flagged(tmp_path, monkeypatch, capsys):
+    said = {"result": 0.5, "steps": [{"description": "d", "conclusion": "half right"}]}
+    judge = {"type": "score_model", "name": "j", "model": "m", "input": [{"role": "user", "content": "{{item.q}}"}]}
+    (tmp_path / "total.json").write_text(
+        json.dumps({"type": "multi", "graders": {"j": judge, "f": PYTHON}, "calculate_output": "j + f"})
+    )
+    with JudgeServer(lambda body: said) as server:
+        config = JudgeConfig(base_url=server.url, allow_private_addresses=True)
+        reply = run(judge, "x", {"q": "good?"}, judge=config)
+        assert reply["reward"] == 0.5
+        used = reply["model_grader_token_usage_per_model"]["m"]
+        assert used["total_tokens"] == used["prompt_tokens"] + used["completion_tokens"] > 0
+        assert reply["metadata"]["token_usage"] == used["total_tokens"]
+        assert reply["metadata"]["sampled_model_name"] == "m"
+        assert reply["metadata"]["errors"] == ERRORS
+        (tmp_path / "c.yaml").write_text(
+            f"base_model: m\nreward_fns:\n  functions: {{f: total.json}}\n"
+            f"  judge: {{base_url: {server.url}, allow_private_addresses: true}}\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        shown = ["grader", "run", "total.json", "--completion", "x", "--row", '{"q": "good?"}']
+        assert command([*shown, "--config", "c.yaml"]) == 0
+        assert capsys.readouterr().out.startswith("reward  0.875\nj       0.500\nf       0.375\nj: d: half right\n")
+        assert command(shown) == 2
+        assert "reward_fns.judge.base_url is not set" in capsys.readouterr().err
+    with JudgeServer(lambda body: "no JSON at all") as server:
+        config = JudgeConfig(base_url=server.url, allow_private_addresses=True)
+        reply = run(judge, "x", {"q": "good?"}, judge=config)
+    assert (reply["reward"], reply["metadata"]["valid"]) == (0.0, False)
+    assert reply["metadata"]["errors"] == ERRORS | {"model_grader_parse_error": True}
 
 
 def test_commands(tmp_path, monkeypatch, capsys):

@@ -77,23 +77,34 @@ def _outline(node: Any) -> str:
 @click.option(
     "--row", default="{}", metavar="JSON or @FILE", help="The row it is judged with: what templates call item."
 )
+@click.option("--config", metavar="CONFIG", help="A config whose reward_fns.judge and reward_fns.runtime hold here.")
 @no_sandbox_option
 @click.option("--json", "as_json", is_flag=True, help="The whole reply on stdout, as OpenAI's endpoint gives it.")
 @click.pass_context
 def run_command(
-    context: click.Context, file: Path, completion: str, row: str, unsafe_no_sandbox: bool, as_json: bool
+    context: click.Context,
+    file: Path,
+    completion: str,
+    row: str,
+    config: str | None,
+    unsafe_no_sandbox: bool,
+    as_json: bool,
 ) -> None:
     """Judge one completion by the grader in FILE. Exit code 3 if the grader failed.
 
     For instance: reinforge grader run check.json --completion "4" --row '{"answer": "4"}'
     """
     from reinforge.config import RewardFunctionsRuntimeConfig
+    from reinforge.config_file import load_config
     from reinforge.grading.grader_api import run
     from reinforge.grading.grader_json import read_json
 
     grader = read_json(_read(file), str(file)).to_json()
-    runtime = RewardFunctionsRuntimeConfig(unsafe_no_sandbox=unsafe_no_sandbox)
-    reply = run(grader, _text(completion), _row(row), runtime=runtime)
+    rewards = load_config([config]).reward_fns if config else None
+    runtime = rewards.runtime if rewards else RewardFunctionsRuntimeConfig()
+    if unsafe_no_sandbox:
+        runtime = runtime.model_copy(update={"unsafe_no_sandbox": True})
+    reply = run(grader, _text(completion), _row(row), runtime=runtime, judge=rewards.judge if rewards else None)
     if as_json:
         click.echo(json.dumps(reply, ensure_ascii=False))
     else:

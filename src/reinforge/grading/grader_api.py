@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from reinforge.config import RewardFunctionsRuntimeConfig
+from reinforge.config import JudgeConfig, RewardFunctionsRuntimeConfig
 from reinforge.errors import RewardError
 from reinforge.grading.calls import Case
 from reinforge.grading.error_flags import ERROR_DETAILS, ERROR_FLAGS
+from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.grader_json import read_json
 from reinforge.grading.reward_function import SourceText, load_text
 from reinforge.grading.spec import PythonGrader, canonical_text, read, walk
 from reinforge.grading.spec_base import GraderNode
-from reinforge.grading.start import start_scorer
+from reinforge.run_store.judgements import Usage
 from reinforge.sandbox.environments import worker_limits
 from reinforge.types import Example, Score
 
@@ -45,9 +46,10 @@ def run(
     item: Mapping[str, Any] | None = None,
     *,
     runtime: RewardFunctionsRuntimeConfig | None = None,
+    judge: JudgeConfig | None = None,
 ) -> dict[str, Any]:
-    """Judge one completion. RewardError when the grader cannot be loaded; what goes wrong while it judges is in the
-    reply's flags, and the reward is 0 then.
+    """Judge one completion; `judge` says where judges are asked. RewardError when the grader cannot be loaded; what
+    goes wrong while it judges is in the reply's flags, and the reward is 0 then.
 
     >>> check = {"type": "string_check", "name": "n", "input": "{{sample.output_text}}", "reference": "{{item.a}}",
     ...     "operation": "eq"}
@@ -59,9 +61,10 @@ def run(
     name = node.name or node.type
     function = load_text(name, SourceText(canonical_text(node), f"<{name}>", ""), limits=worker_limits(runtime))
     started = time.perf_counter()
-    with closing(start_scorer(function, runtime)) as scorer:
-        (score,) = scorer.submit(_case(model_sample, item or {})).result()
-    return reply_of(node, score, time.perf_counter() - started)
+    with closing(RewardFunctionGrader([function], runtime, judge=judge)) as judging:
+        (grade,) = judging.grade_case(_case(model_sample, item or {})).result()
+        usage = judging.judges.usage()
+    return reply_of(node, grade.scores[0], usage, time.perf_counter() - started)
 
 
 def _read(grader: str | Mapping[str, Any]) -> GraderNode:
@@ -80,20 +83,27 @@ def _case(model_sample: str, item: Mapping[str, Any]) -> Case:
     return Case(example, json.dumps(messages), (model_sample,), ((),))
 
 
-def reply_of(node: GraderNode, score: Score, execution_time_s: float) -> dict[str, Any]:
-    """A score as the run endpoint replies it."""
+def reply_of(node: GraderNode, score: Score, usage: Sequence[Usage], execution_time_s: float) -> dict[str, Any]:
+    """A score as the run endpoint replies it, with what judges used for it."""
     parts = {name: score.metrics.get(name) for name in node.children()}
     return {
         "reward": 0.0 if score.value is None else score.value,
         "sub_rewards": parts,
-        "model_grader_token_usage_per_model": {},
+        "model_grader_token_usage_per_model": {
+            of.model: {
+                "prompt_tokens": of.prompt_tokens,
+                "completion_tokens": of.completion_tokens,
+                "total_tokens": of.tokens,
+            }
+            for of in usage
+        },
         "metadata": {
             "name": node.name or node.type,
             "type": node.type,
             "execution_time": execution_time_s,
             "scores": parts or {node.name or node.type: score.value},
-            "token_usage": None,
-            "sampled_model_name": None,
+            "token_usage": sum(of.tokens for of in usage) if usage else None,
+            "sampled_model_name": usage[0].model if len(usage) == 1 else None,
             "errors": errors_of(node, score),
             "logs": score.prints,
             "valid": score.value is not None,

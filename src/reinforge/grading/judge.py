@@ -23,6 +23,7 @@ from reinforge.grading.judge_prompt import Fence, Material, build_messages, meas
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.grading.spec import read, walk
 from reinforge.grading.spec_judges import Judge, ScoreModel, TextPart
+from reinforge.run_store.judgements import Usage
 from reinforge.sandbox.environments import silent
 from reinforge.types import Example, Score
 
@@ -66,6 +67,10 @@ class Judges:
         if counts.get("questions"):
             figures["judge/masked_share"] = counts.get("faults", 0.0) / counts["questions"]
         return figures
+
+    def usage(self) -> tuple[Usage, ...]:
+        """What each model was asked, all in all; nothing when nothing was asked."""
+        return () if self._client is None else self._client.usage()
 
     def close(self) -> None:
         """End the client's threads."""

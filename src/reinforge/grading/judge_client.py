@@ -34,7 +34,7 @@ from reinforge.grading.judge_endpoint import Endpoint, Setback
 from reinforge.grading.judge_gate import Gate, Pass, Patience, backoff_s
 from reinforge.grading.judge_meter import Meter
 from reinforge.grading.judge_reply import BadReply, Reply, read_object
-from reinforge.run_store.judgements import Judgements
+from reinforge.run_store.judgements import Judgements, Usage
 
 SERVER_ERROR = "model_grader_server_error"
 REFUSAL_ERROR = "model_grader_refusal_error"
@@ -131,6 +131,10 @@ class JudgeClient:
     def take_figures(self) -> dict[str, float]:
         """What was counted since the last call: calls, retries, tokens, cost ..."""
         return self._meter.take()
+
+    def usage(self) -> tuple[Usage, ...]:
+        """What each model was asked, all in all."""
+        return self._judgements.usage()
 
     def close(self) -> None:
         """End the threads. Questions on the way are answered with a server error, or cancelled."""

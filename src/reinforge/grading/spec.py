@@ -271,6 +271,9 @@ def walk(node: GraderNode, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 def columns_of(node: GraderNode) -> tuple[str, ...]:
     """The columns that the templates of a tree read, each once."""
-    own = (part.full_json() for _, part in walk(node) if not part.children() and not isinstance(part, PythonGrader))
-    columns = (column for part in own for text in texts_in(part) for column in Template.parse(text).columns)
-    return tuple(dict.fromkeys(columns))
+    names: list[str] = []
+    for _, part in walk(node):
+        if not part.children() and not isinstance(part, PythonGrader):
+            templates = (Template.parse(text) for text in texts_in(part.model_dump(exclude={"type", "name"})))
+            names += [column for template in templates for column in template.columns]
+    return tuple(dict.fromkeys(names))
