@@ -12,7 +12,6 @@ from grading.builtin.cases import USES
 from reinforge.errors import SetupError
 from reinforge.grading import builtin
 from reinforge.grading.builtin import LIBRARIES, find
-from reinforge.grading.builtin.arithmetic import evaluate
 from reinforge.grading.builtin.tags import RUNGS
 
 BASE = {use.grader: {**use.options, **use.cases[0].arguments} for use in reversed(USES)}
@@ -71,15 +70,6 @@ BASE = {use.grader: {**use.options, **use.cases[0].arguments} for use in reverse
 def test_a_bad_option_is_named(grader: str, options: dict[str, object], message: str):
     with pytest.raises(ValueError, match=message):
         find(grader)(**{**BASE[grader], **options})
-
-
-def test_an_expression_has_the_value_that_arithmetic_gives_it():
-    values = {"2-3-4": -5, "2-(3-4)": 3, "12/3/2": 2, "2+3*4": 14, "-(2+3)*-4": 20, "--1": 1, "1.5*2": 3, "7": 7}
-    assert {text: evaluate(text) for text in values} == values
-    malformed = ["", "()", "1+", "+1", "*1", "1 2", "2(3)", "(1", "1)", "1**2", "1//2", "1/0", "1.2.3", ".5", "a", "٣"]
-    assert [text for text in malformed if evaluate(text) is not None] == []
-    assert evaluate("1+" * 499 + "1") == 500
-    assert evaluate("1+" * 500 + "1") is None
 
 
 BLOCKED = """

@@ -2,8 +2,6 @@
 
     from reinforge.grading.builtin import set_f1
 
-    result = set_f1(input=completion, reference=["E11.9"])
-
 Each judges one completion: `input` is its text, or the value that was taken from it; `reference` is what it is
 compared with; options follow, all by keyword. The answer is a `Result` with `score`, `reason` and `metrics`; the score
 lies in 0..1 unless an option says otherwise. Whatever `input` is, a built-in answers: what cannot be read scores 0 with

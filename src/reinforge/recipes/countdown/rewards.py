@@ -1,4 +1,4 @@
-"""Reward functions of the Countdown recipe, standard library only: they run in a sandboxed worker.
+"""Reward functions of the Countdown recipe: they run in a sandboxed worker.
 
 Give ``format_reward`` the weight 0.1 and ``correct_reward`` the weight 0.9: a correct completion then earns 1.0.
 """
@@ -7,11 +7,13 @@ import re
 from fractions import Fraction
 from itertools import permutations
 
+from reinforge.grading.builtin.arithmetic import evaluate
+
 _FORMAT = re.compile(
     r"<think>((?:(?!</?think>|</?answer>).)*)</think>\s*<answer>((?:(?!</?answer>).)*)</answer>\s*", re.S
 )
 _ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.S)
-_ALLOWED = re.compile(r"[0-9+\-*/() ]{1,100}")  # the cap also bounds how deep the parser can recurse
+_ALLOWED = re.compile(r"[0-9+\-*/() ]{1,100}")
 
 
 def format_reward(prompt: str, completion: str, example: dict[str, str]) -> float:
@@ -69,46 +71,3 @@ def _solution(terms: list[tuple[Fraction, str]], target: Fraction) -> str | None
             if found is not None:
                 return found
     return None
-
-
-def evaluate(expression: str) -> Fraction | None:
-    """The exact value of an expression of + - * / and parentheses; None when malformed or divided by zero.
-
-    >>> evaluate("1+(9-5)/2"), evaluate("1//2"), evaluate("1/(2-2)")
-    (Fraction(3, 1), None, None)
-    """
-    tokens = re.findall(r"[0-9]+|\S", expression)
-    try:
-        value = _sum(tokens)
-    except (ValueError, IndexError, ZeroDivisionError):
-        return None
-    return None if tokens else value
-
-
-def _sum(tokens: list[str]) -> Fraction:
-    """Consume ``product (+|- product)*`` from the front of ``tokens``."""
-    value = _product(tokens)
-    while tokens and tokens[0] in "+-":
-        value = value + _product(tokens) if tokens.pop(0) == "+" else value - _product(tokens)
-    return value
-
-
-def _product(tokens: list[str]) -> Fraction:
-    """Consume ``factor (*|/ factor)*`` from the front of ``tokens``."""
-    value = _factor(tokens)
-    while tokens and tokens[0] in "*/":
-        value = value * _factor(tokens) if tokens.pop(0) == "*" else value / _factor(tokens)
-    return value
-
-
-def _factor(tokens: list[str]) -> Fraction:
-    """Consume a number, a negated factor or a parenthesised sum from the front of ``tokens``."""
-    token = tokens.pop(0)
-    if token == "-":
-        return -_factor(tokens)
-    if token != "(":
-        return Fraction(int(token))
-    value = _sum(tokens)
-    if tokens.pop(0) != ")":
-        raise ValueError("unbalanced parenthesis")
-    return value

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from reinforge.recipes.countdown.rewards import correct_reward, evaluate, format_reward
+from reinforge.grading.builtin.arithmetic import evaluate
+from reinforge.recipes.countdown.rewards import correct_reward, format_reward
 
 MAX_NUMBER = 9
 MAX_TARGET = 30
