@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from processes import is_alive, wait_until
@@ -197,6 +198,12 @@ def test_without_uv_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr(uv_program.shutil, "which", lambda name: f"/somewhere/{name}")
     assert uv_program.find_uv() == "/somewhere/uv"
 
+    def find_uv_bin():
+        raise FileNotFoundError("beside another Python")
+
+    monkeypatch.setitem(sys.modules, "uv", SimpleNamespace(find_uv_bin=find_uv_bin))
+    assert uv_program.find_uv() == "/somewhere/uv"
+
 
 def test_a_home_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
@@ -218,6 +225,17 @@ def test_more_than_the_size_cap_is_removed():
     assert list_environments() == ()
     assert sum(file.stat().st_size for file in environments_folder().rglob("*") if file.is_file()) < 100_000
     assert lock_packages(runtime("large")) == ("large==1.0",)
+
+
+def test_files_that_are_no_python_stay_as_they_are(monkeypatch, tmp_path):
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    make_wheel(folder, "templates", "1.0", files={"template.py": "def {{name}}():\n", "sound.py": "x = 1\n"})
+    use_wheels(monkeypatch, folder, tmp_path / "home")
+    site = next(environment_folder(lock_packages(runtime("templates"))).glob("lib/python*/site-packages"))
+    assert (site / "template.py").read_text() == "def {{name}}():\n"
+    compiled = {path.name.partition(".")[0] for path in site.glob("__pycache__/*.pyc")}
+    assert compiled == {"templates", "sound"}  # once, here: a worker cannot write
 
 
 @pytest.fixture

@@ -149,8 +149,8 @@ class Maker:
             uv.run(uv.packages_command(*install, "--python", python, "--requirements", str(locked)), self._look)
             # Not by uv, which would start the new environment's Python: outside the sandbox, packages only lie there.
             compiler = [sys.executable, "-I", "-S", "-m", "compileall", "-q", "-j", "0", "-x", NOT_COMPILED]
-            with contextlib.suppress(SetupError):  # files that are no Python of this version stay as they are
-                uv.run([*compiler, str(self.half_made / "lib")], self._look)
+            # Files that are no Python of this version, as templates are, stay as they are.
+            uv.run([*compiler, str(self.half_made / "lib")], self._look, may_fail=True)
             self._measure()
             self._describe(packages, requirements)
             shutil.rmtree(folder, ignore_errors=True)  # a damaged one

@@ -52,9 +52,9 @@ class Uv:
         """`uv pip ...` for wheels only, nothing compiled."""
         return [*self.command("pip", *words, "--only-binary", ":all:"), *self.options]
 
-    def run(self, command: Sequence[str], look: Callable[[], None]) -> str:
+    def run(self, command: Sequence[str], look: Callable[[], None], *, may_fail: bool = False) -> str:
         """What it printed. `look` is called again and again while it runs and may raise: then it is ended with all it
-        started. An error of uv's becomes one of ours."""
+        started. An error of uv's becomes one of ours unless it may fail."""
         with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as printed:
             process = subprocess.Popen(
                 command,
@@ -75,7 +75,7 @@ class Uv:
                     process.wait()
             printed.seek(0)
             said.seek(0)
-            if process.returncode != 0:
+            if process.returncode != 0 and not may_fail:
                 raise explain(said.read().decode("utf-8", "replace"), process.returncode, self.folder)
             return printed.read().decode("utf-8", "replace")
 
@@ -93,10 +93,10 @@ def find_uv() -> str:
     """Path of the program: of the package `uv` in this environment, else on the PATH."""
     try:
         from uv import find_uv_bin
-    except ImportError:
+
+        found: str | None = find_uv_bin()
+    except (ImportError, FileNotFoundError):  # not there, or its program is elsewhere than it thinks
         found = shutil.which("uv")
-    else:
-        found = find_uv_bin()
     if found is None:
         raise SetupError(
             "reward_fns.runtime.packages needs the program uv, which is not installed.",
