@@ -25,7 +25,7 @@ def trial(kind: Kind, probe: str, row: int = 1, state: str = "ok", message: str 
         else Score(name, f"{name}_v1", None, state="error", kind=state if state != "ok" else "raised", message=message)
         for name, value in values.items()
     ]  # fmt: skip
-    return Trial(row, probe, kind, f"text of {probe}", Grade(tuple(scores)))
+    return Trial(row, probe, kind, f"<text of {probe}>", Grade(tuple(scores)))
 
 
 def good(row: int, changes: Mapping[str, Values] = MappingProxyType({})) -> list[Trial]:
@@ -134,6 +134,7 @@ def test_wrong_answers_that_score_like_right_ones_block_and_half_of_it_warns():
     assert one(trials(*every_row(changes={"another row's answer": {"right": 1.0}})), "G05").verdict == "blocking"
     finding = one(trials(*every_row(), weights=(0.4, 0.6)), "G05")
     assert (finding.verdict, finding.value) == ("warning", 0.6)
+    assert one(trials(*every_row(), weights=(0.4, 0.6), weights_given=False), "G05").verdict == "info"
     twenty = every_row(20)
     twenty[0] = good(1, {"another row's answer": {"right": 1.0}})
     assert one(trials(*twenty), "G05").verdict == "warning"
@@ -168,8 +169,8 @@ def test_ladders():
     twelve = [ladder(number, 1.0, 0.5, 0.0) for number in range(12)]
     finding = one(trials(*every_row(), *twelve, ladder(12, 0.0, 0.5, 1.0)), "G07")
     assert (finding.verdict, finding.value) == ("warning", pytest.approx(1 / 13))
-    turned = every_row(changes={"half of the answer": {"right": 0.0}, "another row's answer": {"right": 0.4}})
-    assert one(trials(*turned), "G07").message.startswith("right, half right and wrong")
+    turned = every_row(changes={"half of the answer": {"right": 0.0, "form": 0.0}, "copied prompt": {"right": 0.4}})
+    assert one(trials(*turned), "G07").message.startswith("right, half right and worthless")
 
 
 def test_scores_that_are_no_numbers():
@@ -229,6 +230,7 @@ def test_a_constant_and_a_dominant_function():
 
 def test_weights_that_do_not_sum_to_one():
     assert one(trials(*every_row(), weights=(3.0, 1.0)), "G14").value == 4.0
+    assert "G14" not in [f.id for f in check(trials(*every_row(), weights=(3.0, 1.0), weights_given=False))]
 
 
 def test_a_missing_function_about_content_or_form():

@@ -36,7 +36,7 @@ def test_gsm8k_rewards_that_can_never_fire(gsm8k: LabReport):
     for finding in dead:
         assert (finding.verdict, finding.value, finding.num_evidence) == ("blocking", 0.0, 5)
         assert [evidence.row for evidence in finding.evidence] == [1, 2, 3, 4, 5]
-    assert gsm8k.assumptions[-1].startswith(r"right completions: '<reasoning>\n{reasoning}\n</reasoning>\n<answer>\n")
+    assert gsm8k.assumptions[1].startswith(r"right completions: '<reasoning>\n{reasoning}\n</reasoning>\n<answer>\n")
 
 
 def test_gsm8k_extraction_loses_the_answer(gsm8k: LabReport):

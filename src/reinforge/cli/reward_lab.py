@@ -1,4 +1,4 @@
-"""`reinforge rewards test`: reward functions on completions whose worth is known."""
+"""`reinforge rewards test` and `new`: reward functions on completions whose worth is known, and some to begin with."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 
 from reinforge.cli.options import no_sandbox_option, package_option
 from reinforge.cli.text import figure, is_rich_terminal, say, visible
+from reinforge.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -92,6 +93,52 @@ def test_command(
     else:
         _show(report)
     context.exit(3 if report.verdict == "blocking" else 0)
+
+
+@click.command("new")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--data", metavar="PATH", help="Rows to write it for; without, for a text column `answer`.")
+@click.option("--prompt-column", default="prompt", show_default=True, metavar="NAME", help="Column with the prompt.")
+@click.option("--answer-column", metavar="NAME", help="Column with the right answer.  [found by its name]")
+@click.option("--force", is_flag=True, help="Write over files that are there.")
+def new_command(file: Path, data: str | None, prompt_column: str, answer_column: str | None, force: bool) -> None:
+    """Write a commented reward FILE to begin with, and golden cases beside it.
+
+    It has a function about form and one about content, made for the columns of the data, and passes `reinforge rewards
+    test` on that data as it is.
+    """
+    from reinforge.config import DataConfig
+    from reinforge.data.dataset import load_examples
+    from reinforge.lab.cases import cases_beside
+    from reinforge.lab.starter import make_starter
+
+    if file.suffix != ".py":
+        raise UsageError(f"{file} is no Python file.", hint=f"Name it {file.with_suffix('.py')}.")
+    cases = cases_beside(file)
+    for path in (file, cases):
+        if path.exists() and not force:
+            raise UsageError(f"{path} is there already.", hint="Choose another name, or write over it with --force.")
+    examples = []
+    if data is not None:
+        config = DataConfig(path=data, prompt_column=prompt_column)
+        try:
+            examples = load_examples(config, Path.cwd())
+        except DataError as error:
+            hint = error.hint.replace("data.prompt_column: ", "--prompt-column ")
+            raise DataError(error.message, hint=hint) from None
+        if answer_column is not None and answer_column not in examples[0].columns:
+            found = ", ".join(examples[0].columns) or "none"
+            raise UsageError(f'There is no column "{answer_column}" (found: {found}).', hint="Correct it.")
+    options = f" --data {data}" if data else ""
+    options += f" --prompt-column {prompt_column}" if prompt_column != "prompt" else ""
+    starter = make_starter(examples, file, options, answer_column)
+    for path, text in ((file, starter.source), (cases, starter.cases)):
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as fault:
+            raise UsageError(f"{path} cannot be written: {fault}.") from fault
+    say(f"written: {file} and {cases} (answers: {starter.kind}, column {starter.column})")
+    say(f"try:     reinforge rewards test {file}{options}")
 
 
 def _show(report: LabReport) -> None:

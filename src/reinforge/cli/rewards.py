@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reinforge.cli.options import find_run, package_option, runs_dir_option
-from reinforge.cli.reward_lab import test_command
+from reinforge.cli.reward_lab import new_command, test_command
 from reinforge.cli.reward_packages import packages_command
 from reinforge.cli.reward_replay import replay_command
 from reinforge.cli.text import figure, say, visible
@@ -34,6 +34,7 @@ def rewards_command() -> None:
     """Change the reward functions of a run, and read what they did."""
 
 
+rewards_command.add_command(new_command)
 rewards_command.add_command(test_command)
 rewards_command.add_command(replay_command)
 rewards_command.add_command(packages_command)

@@ -47,7 +47,7 @@ def _wrong_answers(trials: Trials, name: str) -> Iterator[Finding]:
     span = trials.scale(name).span
     like_gold = [trial for trial in wrong if earned(trial, name) >= earned(golds[trial.row], name) - 0.1 * span]
     like_gold = [trial for trial in like_gold if earned(golds[trial.row], name) > trials.scale(name).at(0.5)]
-    half = [trial for trial in wrong if earned(trial, name) >= trials.scale(name).at(0.5)]
+    half = [trial for trial in wrong if earned(trial, name) > trials.scale(name).at(0.5) + 1e-9]
     if like_gold:
         yield finding(
             "G05",
@@ -65,11 +65,11 @@ def _wrong_answers(trials: Trials, name: str) -> Iterator[Finding]:
         yield finding(
             "G05",
             "wrong_answer_scores_low",
-            "warning",
+            "warning" if trials.weights_given else "info",
             name,
-            f"a wrong answer in the right form gets half of the marks or more on {len(half)} of {len(wrong)} rows",
+            f"a wrong answer in the right form gets more than half of the marks on {len(half)} of {len(wrong)} rows",
             value=median(earned(trial, name) for trial in half),
-            threshold=f"below {trials.scale(name).at(0.5):.3g}",
+            threshold=f"at most {trials.scale(name).at(0.5):.3g}",
             fix="Give the functions about form less weight.",
             evidence=evidence_of(half, name),
         )
@@ -125,8 +125,8 @@ def _constant(trials: Trials, name: str) -> Iterator[Finding]:
 
 
 def ladder_is_monotone(trials: Trials) -> Iterator[Finding]:
-    """G07: better completions get more. The user's ladders strictly; gold, half of it, and a wrong one at least not
-    the other way round."""
+    """G07: better completions get more. The user's ladders strictly; gold, half of it, and one worth nothing at least
+    not the other way round. (Another row's answer may well be nearer than half of the row's own.)"""
     name = trials.whole
     margin = TOLERANCE * trials.scale(name).span
     ladders: dict[int, list[Trial]] = {}
@@ -138,15 +138,15 @@ def ladder_is_monotone(trials: Trials) -> Iterator[Finding]:
     made = list(_made_ladders(trials))
     turned = [rungs for rungs in made if _is_broken(rungs, name, lambda better, worse: better >= worse - margin)]
     if turned:
-        yield _ladder_finding(name, "right, half right and wrong", turned, len(made))
+        yield _ladder_finding(name, "right, half right and worthless", turned, len(made))
 
 
 def _made_ladders(trials: Trials) -> Iterator[list[Trial]]:
     golds = {trial.row: trial for trial in trials.of("gold")}
-    wrong = {trial.row: trial for trial in trials.of("wrong")}
+    nothing = {trial.row: trial for trial in trials.of("garbage")}
     for half in trials.of("partial"):
         if half.row in golds:
-            yield [golds[half.row], half, *([wrong[half.row]] if half.row in wrong else [])]
+            yield [golds[half.row], half, *([nothing[half.row]] if half.row in nothing else [])]
 
 
 def _is_broken(rungs: list[Trial], name: str, in_order: Callable[[float, float], bool]) -> bool:
@@ -199,12 +199,16 @@ def near_gold_scores_alike(trials: Trials) -> Iterator[Finding]:
     yield from _around(trials, name, golds, margin)
 
 
+MARKS = ("<", "{", "[", "`")
+"""What a right completion of a fixed form begins with; where it begins with free text, more of it costs nothing."""
+
+
 def _around(trials: Trials, name: str, golds: dict[int, Trial], margin: float) -> Iterator[Finding]:
     def loses(probe: str) -> dict[int, bool]:
         return {
             trial.row: earned(trial, name) < earned(golds[trial.row], name) - margin
             for trial in trials.of("damaged")
-            if trial.probe == probe and trial.row in golds
+            if trial.probe == probe and trial.row in golds and golds[trial.row].text.lstrip()[:1] in MARKS
         }
 
     before, after = loses(TEXT_BEFORE), loses(TEXT_BEHIND)

@@ -237,7 +237,7 @@ def no_function_dominates(trials: Trials) -> Iterator[Finding]:
             yield finding(
                 "G13",
                 "no_function_dominates",
-                "warning",
+                "warning" if trials.weights_given else "info",
                 function.name,
                 f"{function.name} makes up {share:.0%} of the reward's variance",
                 value=share,
@@ -254,7 +254,7 @@ def _variance(values: list[float]) -> float:
 def weights_sum_to_one(trials: Trials) -> Iterator[Finding]:
     """G14: a reward of 1 then means right in every respect."""
     total = math.fsum(function.weight for function in trials.functions)
-    if len(trials.functions) > 1 and abs(total - 1) > 1e-9:
+    if trials.weights_given and len(trials.functions) > 1 and abs(total - 1) > 1e-9:
         yield finding(
             "G14",
             "weights_sum_to_one",

@@ -105,6 +105,8 @@ class Trials:
     empty_answers: frozenset[int] = frozenset()
     """Rows whose right answer is nothing: an empty list, say."""
     extractions: tuple[Extraction, ...] = ()
+    weights_given: bool = True
+    """Whether somebody chose the weights; without, each function counts 1, and nothing follows from that."""
     correct_fn: str | None = None
     """The function that decides what counts as correct in evaluations; None for the reward."""
     correct_from: float | None = None

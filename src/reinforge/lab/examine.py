@@ -43,6 +43,8 @@ class Options:
     cases: Sequence[GoldenCase] = ()
     accepted: Collection[str] = ()
     """Findings the user knows of: `G03`, `G03:name`."""
+    weights_given: bool = True
+    """See Trials."""
     correct_fn: str | None = None
     correct_from: float | None = None
     """What evaluations count as correct; None when no config says."""
@@ -106,13 +108,16 @@ def examine(
         without_gold=tuple(e.index + 1 for e in data_rows if e.index not in {gold.row for gold in found.golds}),
         empty_answers=frozenset(gold.row + 1 for gold in found.golds if gold.is_empty),
         extractions=extractions(functions, lab.by_row, found.golds[: options.num_rows], limits),
+        weights_given=options.weights_given,
         correct_fn=options.correct_fn,
         correct_from=options.correct_from,
     )
     others = [*_of_texts(functions, examples, runtime), *_of_gold(trials, found)]
-    return LabReport(
-        check(trials, others, options.accepted), trials, found.assumptions, tuple(map(_summary(trials), trials.names))
-    )
+    told = found.assumptions
+    if not options.weights_given and len(functions) > 1:
+        told = (*told, "weights: none are given, so each function counts 1 (a config file says more)")
+    summaries = tuple(map(_summary(trials), trials.names))
+    return LabReport(check(trials, others, options.accepted), trials, told, summaries)
 
 
 def is_judge(function: RewardFunction) -> bool:

@@ -71,6 +71,7 @@ def examine_request(request: Request, base_dir: Path | None = None) -> LabReport
         num_rows=request.num_rows,
         cases=cases,
         accepted=request.accepted,
+        weights_given=loaded.config is not None,
         correct_fn=settings.correct_fn if settings else None,
         correct_from=settings.correct_from if settings else None,
     )
