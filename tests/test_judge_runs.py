@@ -154,7 +154,7 @@ def test_a_budget_stops_the_run_until_it_is_raised(tiny_qwen2, whole, tmp_path, 
         assert command(["runs", "resume", path]) == 5
         assert len(server.requests) == asked
         for other in ("learning_rate=1", "reward_fns.judge.model=better"):
-            with pytest.raises(UsageError, match="only how judges are asked can be changed"):
+            with pytest.raises(UsageError, match=r"only how judges are asked|another judge would"):
                 api.resume(tmp_path / "broke", overrides=[other])
         assert command(["runs", "resume", path, "-o", "reward_fns.judge.budget_tokens=100000"]) == 0
     assert facts(tmp_path / "broke") == whole

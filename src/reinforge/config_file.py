@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from reinforge.config import GRPOConfig
+from reinforge.config import GRPOConfig, JudgeConfig
 from reinforge.config_problems import KeyPath, Origin, explain, quoted_override
 from reinforge.errors import ConfigError, UsageError
 
@@ -63,16 +63,27 @@ def load_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> G
         raise ConfigError("\n".join(explain(error.errors(), whole.values, whole.origins, start))) from None
 
 
-def read_override(text: str) -> dict[str, Any]:
-    """`dotted.key=value` as tables inside tables.
+def judge_with(judge: JudgeConfig, overrides: Sequence[str]) -> JudgeConfig:
+    """Other settings of the judge, where there is no whole config to change.
 
-    >>> read_override("reward_fns.judge.budget_tokens=9000")
-    {'reward_fns': {'judge': {'budget_tokens': 9000}}}
+    >>> judge_with(JudgeConfig(), ["reward_fns.judge.budget_tokens=9000"]).budget_tokens
+    9000
     """
-    layer = _read_override(text)
-    if layer.problems:
-        raise ConfigError("\n".join(layer.problems))
-    return layer.values
+    changed = judge.model_dump(mode="json")
+    for override in overrides:
+        layer, key = _read_override(override), override.partition("=")[0].strip()
+        if not key.startswith("reward_fns.judge."):
+            known = ", ".join(JudgeConfig.model_fields)
+            hint = f"Write reward_fns.judge.KEY=VALUE, KEY one of {known}."
+            raise UsageError(f"-o {override}: only how judges are asked can be changed here.", hint=hint)
+        if layer.problems:
+            raise ConfigError("\n".join(layer.problems))
+        _merge(changed, layer.values["reward_fns"]["judge"])
+    try:
+        return JudgeConfig.model_validate_json(json.dumps(changed), strict=True)
+    except ValidationError as error:
+        told = (f"reward_fns.judge.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ConfigError("\n".join(told)) from None
 
 
 def to_yaml(config: GRPOConfig) -> str:

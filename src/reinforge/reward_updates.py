@@ -8,7 +8,6 @@ bitwise what it was; new requests wait until that history is caught up with.
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import ValidationError
-
 from reinforge.config import JudgeConfig, RewardFunctionsRuntimeConfig
-from reinforge.config_file import read_override
+from reinforge.config_file import judge_with
 from reinforge.errors import ConfigError, RewardError, SetupError, UsageError
 from reinforge.grading.judge import check_judges
 from reinforge.grading.reward_function import Reference, RewardFunction, locate, text_on_disk
@@ -134,22 +131,14 @@ def judge_of(config: Mapping[str, Any]) -> JudgeConfig:
 def changed_judge(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The judge settings of a run's config after overrides (`reward_fns.judge.budget_tokens=9000`); UsageError for
     those that would change what is judged."""
-    changed: dict[str, Any] = {}
-    for override in overrides:
-        prefix, _, key = override.partition("=")[0].strip().rpartition(".")
-        if prefix != "reward_fns.judge" or key not in JudgeConfig.model_fields or key == "model":
-            known = ", ".join(name for name in JudgeConfig.model_fields if name != "model")
-            raise UsageError(
-                f"-o {override}: of a run that has begun only how judges are asked can be changed.",
-                hint=f"Write reward_fns.judge.KEY=VALUE, KEY one of {known}.",
-            )
-        changed |= read_override(override)["reward_fns"]["judge"]
-    try:
-        settings = judge_of(config).model_dump() | changed
-        return JudgeConfig.model_validate_json(json.dumps(settings), strict=True).model_dump(mode="json")
-    except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise ConfigError(f"reward_fns.judge: {told}.") from None
+    before = judge_of(config)
+    after = judge_with(before, overrides)
+    if after.model != before.model:
+        raise UsageError(
+            f"reward_fns.judge.model = {after.model}: another judge would make other scores of equal completions.",
+            hint="Send the run new graders: reinforge rewards update RUN.",
+        )
+    return after.model_dump(mode="json")
 
 
 def run_limits(run: Run, functions: Sequence[RewardFunction]) -> Limits:
