@@ -105,7 +105,8 @@ def _judge(
         pure = {
             name: RewardFunctionSettings(pure=settings.pure) for name, settings in config.reward_fns.settings.items()
         }
-        with closing(RewardFunctionGrader(changed, config.reward_fns.runtime, pure)) as grader:
+        rewards = config.reward_fns
+        with closing(RewardFunctionGrader(changed, rewards.runtime, pure, judge=rewards.judge)) as grader:
             pending: list[Future[tuple[Grade, ...]]] = []
             for group in groups:
                 example = group.rows[0].example

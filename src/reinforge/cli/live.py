@@ -90,14 +90,16 @@ class Columns:
 
 
 def function_names(metrics: Mapping[str, float], first: Iterable[str] = ()) -> list[str]:
-    """The functions that have a mean, those of `first` in that order before the others.
+    """The functions that have a mean, those of `first` in that order before the others. Figures that a function tells
+    beside its score have a mean too, but no number of errors.
 
-    >>> metrics = {"reward/mean": 1, "reward/right/mean": 1, "reward/a/b/mean": 0, "reward/right/std": 0}
-    >>> function_names(metrics), function_names(metrics, ["a/b", "gone", "right"])
-    (['right', 'a/b'], ['a/b', 'right'])
+    >>> metrics = {"reward/mean": 1, "reward/f/mean": 1, "reward/f/errors": 0, "reward/f/recall/mean": 1}
+    >>> metrics |= {"reward/a/b/mean": 0, "reward/a/b/errors": 0}
+    >>> function_names(metrics), function_names(metrics, ["a/b", "gone", "f"])
+    (['f', 'a/b'], ['a/b', 'f'])
     """
     matches = (re.fullmatch(r"reward/(.+)/mean", key) for key in metrics)
-    found = [match[1] for match in matches if match]
+    found = [match[1] for match in matches if match and f"reward/{match[1]}/errors" in metrics]
     return list(dict.fromkeys([*(name for name in first if name in found), *found]))
 
 

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
+from reinforge.config import JudgeConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError
 from reinforge.grading.calls import Case
 from reinforge.grading.grader import RewardFunctionGrader
@@ -83,8 +83,9 @@ def examine(
     runtime: RewardFunctionsRuntimeConfig | None = None,
     settings: Mapping[str, RewardFunctionSettings] | None = None,
     options: Options | None = None,
+    judge: JudgeConfig | None = None,
 ) -> LabReport:
-    """Try `functions` on right, wrong, worthless and odd completions of these rows."""
+    """Try `functions` on right, wrong, worthless and odd completions of these rows. `judge`: where judges are asked."""
     options = options or Options()
     runtime = runtime or RewardFunctionsRuntimeConfig(timeout_s=TIMEOUT_S)
     examples = [*examples, *_own_rows(options.cases, len(examples))]
@@ -92,10 +93,10 @@ def examine(
         raise DataError("there are no rows to try the functions on.", hint="Name a data set: --data F.")
     own_rows = {example.index for example in examples[len(examples) - _num_own(options.cases) :]}
     data_rows = [example for example in examples if example.index not in own_rows]
-    lab = _Lab(functions, examples, runtime, dict(settings or {}))
+    lab = _Lab(functions, examples, runtime, dict(settings or {}), judge)
     packages = next((function.packages for function in functions if function.packages), ())
     limits = replace(Limits.from_config(runtime), packages=packages)
-    with closing(RewardFunctionGrader(functions, runtime, lab.settings)) as grader:
+    with closing(RewardFunctionGrader(functions, runtime, lab.settings, judge=judge)) as grader:
         found = find_gold(functions, data_rows, options.gold, grader, limits)
         tried = lab.first_pass(grader, found, options)
     if found.golds:
@@ -145,6 +146,7 @@ class _Lab:
     examples: Sequence[Example]
     runtime: RewardFunctionsRuntimeConfig
     settings: dict[str, RewardFunctionSettings]
+    judge: JudgeConfig | None
 
     @property
     def by_row(self) -> dict[int, Example]:
@@ -183,7 +185,7 @@ class _Lab:
         right completion tried, are left out."""
         probed = {trial.row for trial in tried if trial.kind == "garbage"}
         again = [trial for trial in tried if trial.kind not in ("fuzz", "case", "ladder") and trial.row in probed]
-        with closing(RewardFunctionGrader(self.functions, self.runtime, self.settings)) as grader:
+        with closing(RewardFunctionGrader(self.functions, self.runtime, self.settings, judge=self.judge)) as grader:
             grades = self._grades(grader, again[::-1])
         return [replace(trial, again=grades.get(id(trial))) for trial in tried]
 
@@ -194,7 +196,7 @@ class _Lab:
             return list(tried)
         golds = [trial for trial in tried if trial.kind == "gold"][:NUM_ROWS]
         runtime = self.runtime.model_copy(update={"typed_examples": True})
-        with closing(RewardFunctionGrader(self.functions, runtime, self.settings)) as grader:
+        with closing(RewardFunctionGrader(self.functions, runtime, self.settings, judge=self.judge)) as grader:
             grades = self._grades(grader, golds)
         return [replace(trial, typed=grades.get(id(trial))) for trial in tried]
 

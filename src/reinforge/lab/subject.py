@@ -75,7 +75,8 @@ def examine_request(request: Request, base_dir: Path | None = None) -> LabReport
         correct_fn=settings.correct_fn if settings else None,
         correct_from=settings.correct_from if settings else None,
     )
-    return examine(loaded.functions, examples, loaded.runtime, loaded.settings, options)
+    judge = loaded.config.reward_fns.judge if loaded.config else None
+    return examine(loaded.functions, examples, loaded.runtime, loaded.settings, options, judge)
 
 
 def _load(request: Request, directory: Path) -> _Loaded:
