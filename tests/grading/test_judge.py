@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from judge_server import JudgeServer, at_random
 
 from reinforge.config import JudgeConfig, RewardFunctionsConfig, RewardFunctionSettings
+from reinforge.config_file import load_config
 from reinforge.errors import ConfigError, RewardError
 from reinforge.grading.calls import Case
 from reinforge.grading.grader import RewardFunctionGrader
@@ -427,3 +429,45 @@ def test_a_judge_that_is_to_see_an_image_is_refused():
     judge = JudgeConfig(base_url="https://judge.example/v1")
     with pytest.raises(RewardError, match="shows its judge an input_image; here judges read text only"):
         RewardFunctionGrader.from_config(RewardFunctionsConfig(functions=functions, judge=judge), None)
+
+
+# --- what the page says ---
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "judges.md"
+
+
+def blocks_of_page(tmp_path):
+    """The YAML of the page, read as a config is."""
+    texts = re.findall(r"```yaml[^\n]*\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    whole, *graders, judge = texts
+    indented = ["".join(f"    {line}\n" for line in text.splitlines()) for text in graders]
+    (tmp_path / "whole.yaml").write_text(f"base_model: unused\n{whole}")
+    (tmp_path / "graders.yaml").write_text("base_model: unused\nreward_fns:\n  functions:\n" + "".join(indented))
+    below = "".join(f"  {line}\n" for line in judge.splitlines())
+    (tmp_path / "judge.yaml").write_text(f"base_model: unused\nreward_fns:\n  functions: {{t: tag_format}}\n{below}")
+    return [load_config([tmp_path / f"{name}.yaml"]).reward_fns for name in ("whole", "graders", "judge")]
+
+
+def test_the_graders_of_the_page_score_as_it_says(make_grader, tmp_path):
+    whole, graders, judge = blocks_of_page(tmp_path)
+    assert judge.judge.prices["small-judge"].output == 0.6
+    verdicts = {"good": "ypn", "bad": "ypy"}
+
+    def answer(body):
+        told = body["messages"][0]["content"]
+        if "verdict" in told:
+            words = {"y": "yes", "p": "partly", "n": "no"}
+            said = verdicts[shown_in(body)[0]]
+            rows = [{"line": n, "reason": "r", "verdict": words[letter]} for n, letter in enumerate(said, start=1)]
+            return {"lines": rows}
+        if "rating" in told:
+            return {"ratings": [{"dimension": n, "reason": "r", "rating": n} for n in range(1, 6)]}
+        return {"steps": [], "result": 0.5}
+
+    with JudgeServer(answer) as server:
+        grader = judging(server, {**whole.functions, **graders.functions}, model="m")
+        graded = [grade.scores for grade in grader.grade_case(case("good", "bad")).result(30)]
+        found = [{score.name: score.value for score in scores} for scores in graded]
+        grader.close()
+    assert found[0] == {"helpful": 0.5, "advice": pytest.approx(0.8), "medical": 0.5, "both": 0.0}
+    assert found[1]["advice"] == pytest.approx(0.3)
