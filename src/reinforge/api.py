@@ -166,10 +166,11 @@ def grade(
 ) -> list[tuple[dict[str, Any], Grade]]:
     """Score completions that exist already -> (row, grade) in the order of the data. Loads no model.
 
-    `rewards` is `file.py:function`, `file.py` (all its reward functions) or a config file (its functions and weights).
-    Neighbouring rows that differ only in their completion are judged together, as one group. `unsafe_no_sandbox`: run
-    functions you trust where this machine cannot isolate them (SECURITY.md). `packages` are what a Python file imports,
-    as in `RewardFunctionsRuntimeConfig`; a config names its own. `tell` is called with what takes long.
+    `rewards` is `file.py:function`, `file.py` (all its reward functions), a grader (`file.json` or a built-in's name),
+    or a config file (its functions and weights). Neighbouring rows that differ only in their completion are judged
+    together, as one group. `unsafe_no_sandbox`: run functions you trust where this machine cannot isolate them
+    (SECURITY.md). `packages` are what a Python file imports, as in `RewardFunctionsRuntimeConfig`; a config names its
+    own. `tell` is called with what takes long.
     """
     from reinforge.config_file import load_config
     from reinforge.grading.grader import RewardFunctionGrader, grade_completions

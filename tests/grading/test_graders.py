@@ -7,6 +7,7 @@ import re
 from contextlib import closing
 
 import pytest
+from judge_server import JudgeServer
 
 import reinforge
 from reinforge.api import SilentWatcher
@@ -187,6 +188,28 @@ def test_a_built_in_is_given_by_name_by_function_and_as_a_table(tmp_path):
     assert {score.value for score in scores.values()} == {1.0}
     with pytest.raises(RewardError, match="reference: is not set"):
         load_reward_functions({"f": set_f1}, {}, tmp_path)
+
+
+def test_a_judge_behind_a_gate_is_asked_only_for_what_passes_and_its_fault_masks_the_whole():
+    judge = {"type": "score_model", "model": "m", "input": [{"role": "user", "content": "{{sample.output_text}}"}]}
+    failing = {"type": "python", "source": "def grade(sample, item):\n    return 1 / 0"}
+    functions = {
+        "gated": {"type": "gate", "a": CONTAINS, "b": judge, "share": 0.0},
+        "faulty": {"type": "combine", "graders": {"a": failing, "j": {**judge, "model": "n"}}},
+    }
+
+    def answer(body):
+        return {"result": 0.5, "steps": []} if body["model"] == "m" else "no JSON"
+
+    with JudgeServer(answer) as server:
+        asked = {"base_url": server.url, "allow_private_addresses": True}
+        scores = scores_of(functions, {"answer": "4"}, "4", "five", "44", judge=asked)
+        questions = [body["messages"][-1]["content"] for body in server.requests if body["model"] == "m"]
+    assert [row["gated"].value for row in scores] == [0.5, 0.0, 0.5]
+    assert [row["gated"].metrics for row in scores] == [{"a": 1.0, "b": 0.5}, {"a": 0.0}, {"a": 1.0, "b": 0.5}]
+    assert len(questions) == 2
+    assert {(row["faulty"].state, row["faulty"].kind) for row in scores} == {("masked", "model_grader_parse_error")}
+    assert scores[0]["faulty"].message.startswith("j: ")
 
 
 SCHEMA = {"type": "json_schema", "schema": {"type": "string", "pattern": "(a+)+$"}}
