@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from reinforge.run_store import UPDATE_FAILPOINTS
+
 KILL_LOOP = Path(__file__).with_name("kill_loop.py")
 
 
@@ -19,7 +21,7 @@ def kill_loop(tiny_qwen2, tmp_path, *options):
 
 @pytest.mark.slow
 def test_killed_in_a_step_a_checkpoint_and_a_reward_update_then_resumed(tiny_qwen2, tmp_path):
-    points = ["rows:before_commit=3", "checkpoint:after_prune=6", "update:before_commit", "update:after_commit"]
+    points = ["rows:before_commit=3", "checkpoint:after_prune=6", *UPDATE_FAILPOINTS]
     found = kill_loop(tiny_qwen2, tmp_path, "--failpoints", *points)
     assert found["wrong"] == []
     assert found["kills"] == 3 * len(points)

@@ -276,15 +276,44 @@ FORGERS = {
 }
 
 
+FORGER = """
+import gc, json, os, secrets, sys, threading, time
+def reply(d):
+    data = json.dumps(d).encode(); return len(data).to_bytes(4, "big") + data
+"""
+
+
 @pytest.mark.parametrize("body", FORGERS.values(), ids=FORGERS.keys())
 def test_no_call_changes_the_score_of_another(make_worker, body):
-    """Over 1,000 tries: calls that write up to a hundred frames each; every second call is an honest one."""
-    source = "import gc, json, os, secrets, sys, threading, time\n"
-    source += "def reply(d):\n    data = json.dumps(d).encode(); return len(data).to_bytes(4, 'big') + data\n"
-    source += "def attack(x):\n    if x % 2: return x\n" + textwrap.indent(textwrap.dedent(body), "    ")
+    """Calls that write up to a hundred frames each; every second call is an honest one."""
+    source = FORGER + "def attack(x):\n    if x % 2: return x\n" + textwrap.indent(textwrap.dedent(body), "    ")
     worker = make_worker(source + "    return 0.5\n")
     results = worker.call_each("attack", {}, [{"x": x} for x in range(20)], LONG_S)
     assert [result.value for result in results[1::2]] == [x for x in range(20) if x % 2]
+
+
+@pytest.mark.slow
+def test_of_a_thousand_forgeries_none_is_accepted(make_worker):
+    """1,000 calls that try to forge, in every way known to us, each before an honest call of the same function; and a
+    function beside it that is called all along. Most tries print, which does not cost the worker its life."""
+    ways = ["printed"] * 3 + list(FORGERS)
+    source = FORGER + "def attack(x, way):\n    if way is None: return x\n"
+    for way, body in FORGERS.items():
+        source += f"    if way == {way!r}:\n" + textwrap.indent(textwrap.dedent(body), " " * 8)
+    forger, other = make_worker(source + "    return 0.5\n"), make_worker("def double(x): return 2 * x")
+    num_tries = 0
+    for start in range(0, 1000, 20):
+        each = [
+            {"x": x, "way": ways[x % len(ways)] if tries else None}
+            for x in range(start, start + 20)
+            for tries in (1, 0)
+        ]
+        results = forger.call_each("attack", {}, each, LONG_S)
+        num_tries += sum(arguments["way"] is not None for arguments in each)
+        assert [result.value for result in results[1::2]] == list(range(start, start + 20))
+        assert {result.value for result in results[::2]} <= {0.5, None}
+        assert other.call("double", {"x": start}, LONG_S).value == 2 * start
+    assert num_tries == 1000
 
 
 TAMPERERS = {

@@ -1,94 +1,98 @@
-"""A training run whose reward functions are all attacks: it ends well, and learns from the honest one only."""
+"""A training run whose reward functions are nearly all attacks: it ends well, and learns from the honest ones only."""
 
 from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import new_marker, processes_with, wait_until
 
-import reinforge
 from reinforge.run_store.run import Run
 from reinforge.sandbox import tiers
 
-REWARDS = """
-import gc, json, os, re, socket, subprocess, sys, threading, time
+PROGRAM = Path(__file__).with_name("hostile_run.py")
+KINDS = {
+    "fork_bomb": "raised",
+    "doubling_forks": "raised, exited",
+    "thread_bomb": "raised",
+    "loud": "not_finite",
+    "memory_bomb": "out_of_memory",
+    "hang": "timeout",
+    "leaver": "exited",
+    "closer": "exited",
+    "forger": "exited",
+}
+"""How an attack that gives no score ends, unless it meets its deadline before; the others may say what they like."""
 
-def honest(prompt, completion, example): return len(completion) / 100
 
-def bomb(prompt, completion, example):
-    for _ in range(6):
-        if os.fork() == 0 and os.fork() == 0: os.execv("/bin/sleep", ["sleep", "MARKER"])
-
-def daemon(prompt, completion, example):
-    if os.fork() == 0:
-        try: os.setsid()
-        except OSError: pass
-        os.execv("/bin/sleep", ["sleep", "MARKER"])
-    return 999.0
-
-def forger(prompts, completions, **columns):
-    runner = next(o for o in gc.get_objects() if type(o).__name__ == "Runner")
-    frame = json.dumps({"nonce": "", "value": [999.0] * len(completions), "latency_s": 0.1}).encode()
-    for descriptor in [1, 2, runner.channel]: os.write(descriptor, len(frame).to_bytes(4, "big") + frame)
-    return [0.0] * len(completions)
-
-def thief(prompt, completion, example):
-    open("SECRET").read()
-
-def caller(prompt, completion, example):
-    socket.create_connection(("127.0.0.1", 9), 1)
-
-def leaver(prompt, completion, example): os._exit(0)
-
-def hang(prompts, completions, **columns): re.match(r"(a+)+$", "a" * 60 + "b")
-
-def loud(prompt, completion, example):
-    for _ in range(50): print("x" * 10**6)
-    return float("nan")
-
-def greedy(prompt, completion, example): return len(b"x" * (100 << 30))
-"""
-NAMES = ("honest", "bomb", "daemon", "forger", "thief", "caller", "leaver", "hang", "loud", "greedy")
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """What attacks must not reach: a file, and sockets that must hear nothing."""
+    for folder in (tmp_path, tmp_path.parent):
+        folder.chmod(folder.stat().st_mode | 0o055)  # not even this protects the file
+    secret = tmp_path / "secret.txt"
+    secret.write_text("hunter2")
+    secret.chmod(0o666)
+    unix, abstract = str(tmp_path / "socket"), f"reinforge-run-{os.getpid()}"
+    with ExitStack() as stack:
+        tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        udp.bind(("127.0.0.1", 0))
+        named, hidden = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
+        named.bind(unix)
+        os.chmod(unix, 0o777)
+        hidden.bind(f"\0{abstract}")
+        for listener in (named, hidden):
+            listener.listen()
+        yield {
+            "marker": new_marker(),
+            "secret": str(secret),
+            "tcp": tcp.getsockname()[1],
+            "udp": udp.getsockname()[1],
+            "unix": unix,
+            "abstract": abstract,
+        }
+        for listener in (tcp, udp, named, hidden):
+            listener.setblocking(False)
+        for listener in (tcp, named, hidden):
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+        with pytest.raises(BlockingIOError):
+            udp.recv(1)
+    assert secret.read_text() == "hunter2"
 
 
 @pytest.mark.slow
-def test_a_run_of_attacks_ends_well(tiny_qwen2, tmp_path, monkeypatch, isolating_tier):
-    monkeypatch.setenv(tiers.VARIABLE, isolating_tier.name)
-    marker, secret = new_marker(), tmp_path / "secret.txt"
-    secret.write_text("hunter2")
-    rewards = tmp_path / "rewards.py"
-    rewards.write_text(REWARDS.replace("MARKER", marker).replace("SECRET", str(secret)))
-    config = reinforge.GRPOConfig.model_validate(
-        {
-            "base_model": str(tiny_qwen2),
-            "reward_fns": {
-                "functions": {name: f"{rewards}:{name}" for name in NAMES},
-                "max_error_rate": 1.0,
-                "runtime": {"timeout_s": 2.0},
-            },
-            "train_steps": 1,
-            "prompts_per_step": 2,
-            "num_generations": 2,
-            "learning_rate": 1e-3,
-            "lora": {"rank": 2},
-            "sampling_params": {"max_tokens": 8},
-            "eval": {"max_prompts": 1, "samples_per_prompt": 1, "greedy": False},
-            "data": {"heldout": 1},
-        }
-    )
-    path = reinforge.train(config, [{"prompt": f"count to {i}"} for i in range(5)], runs_dir=tmp_path, name="attacked")
-    assert wait_until(lambda: not processes_with(marker), 1.0)
-    with Run.open(path) as run:
+def test_a_run_of_attacks_ends_well(tiny_qwen2, tmp_path, outside, isolating_tier):
+    environment = {**os.environ, tiers.VARIABLE: isolating_tier.name, "CANARY": "hunter2"}
+    command = [sys.executable, str(PROGRAM), str(tiny_qwen2), str(tmp_path), json.dumps(outside)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert wait_until(lambda: not processes_with(outside["marker"]), 1.0)
+    assert done.returncode == 0, done.stderr
+    calm, attacked = json.loads(done.stdout)
+    assert attacked - calm < 50e6  # the trainer's memory is flat
+    with Run.open(tmp_path / "attacked") as run:
         assert run.status() == ("succeeded", "")
-        completions = list(run.completions(step=1))
-        scores = run.scores(c.id for c in completions)
+        assert run.about["sandbox"]["tier"] == isolating_tier.name
+        completions = run.completions(step=1)
+        by_name: dict[str, list[Any]] = {}
+        for scores in run.scores(completion.id for completion in completions).values():
+            for score in scores:
+                by_name.setdefault(score.name, []).append(score)
     assert len(completions) == 4
-    by_name = {name: [s for c in completions for s in scores[c.id] if s.name == name] for name in NAMES}
-    assert [s.value for s in by_name["honest"]] == [len(c.text) / 100 for c in completions]
-    values = {name: {s.value for s in of_one} for name, of_one in by_name.items()}
-    assert all(values[name] == {None} for name in NAMES if name not in ("honest", "daemon"))
-    kinds = {name: {s.kind for s in of_one} for name, of_one in by_name.items()}
-    assert kinds["leaver"] == {"exited"}
-    assert kinds["hang"] == {"timeout"}
-    assert kinds["greedy"] == {"out_of_memory"}
-    assert kinds["thief"] == kinds["caller"] == {"raised"}
-    assert secret.read_text() == "hunter2"
+    for name in ("honest", "honest_group"):
+        assert [score.value for score in by_name[name]] == [len(c.text) / 100 for c in completions]
+    for name, kind in KINDS.items():
+        assert {score.kind for score in by_name[name]} <= {*kind.split(", "), "timeout"}, (name, by_name[name])
+        assert {score.value for score in by_name[name]} == {None}
+    for name in ("spy", "caller"):
+        assert [(score.value, score.message) for score in by_name[name]] == [(0.0, "")] * 4
+    assert all(len(score.prints) < 20_100 and "[... cut: " in score.prints for score in by_name["loud"])
