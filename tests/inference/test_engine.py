@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from reinforge.config import LoraParams, SamplingParams
 from reinforge.errors import ModelError
-from reinforge.inference.adapters import sampling_copy
+from reinforge.inference import decoders
+from reinforge.inference.adapters import sampling_copy, sampling_network
 from reinforge.inference.engine import Engine
 from reinforge.inference.sampling import draw
+from reinforge.policy import slots as network_slots
 from reinforge.policy.attention import pad, plain_logits, use_plain_attention, use_shared_prefix_attention
 from reinforge.policy.counter_random import stream_key, uniform
 from reinforge.policy.model import load_policy
@@ -20,6 +23,19 @@ from reinforge.types import Adapter, Completion, Example, Prompt, SampleRequest
 
 LENGTHS = (9, 1, 4, 17, 2)
 NO_EOS: frozenset[int] = frozenset()
+
+
+@pytest.fixture(params=["modules", "network"], autouse=True)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What decodes in this file's engines: transformers' modules, or our own network, where longer prompts of larger
+    groups are shared and others copied."""
+    monkeypatch.setattr(decoders, "SHARED_TOKENS", 20)
+    monkeypatch.setattr(network_slots, "ROOM_STEP", 4)
+    monkeypatch.setattr(sys.modules[__name__], "PATH", request.param)
+    return request.param
+
+
+PATH = "modules"
 
 
 def load(folder: Path, *, shared_prefix: bool = True) -> PreTrainedModel:
@@ -38,6 +54,10 @@ def make_engine(model: PreTrainedModel, folder: Path, **changes) -> Engine:
         "slots": 64,
         "shared_prefix": True,
     }
+    if PATH == "network" and "shared_prefix" not in changes and "network" not in changes:
+        network = sampling_network(model.requires_grad_(False), shares_prefix=True)
+        assert network is not None
+        settings["network"] = network
     return Engine(model, **(settings | changes))
 
 
@@ -231,7 +251,7 @@ def test_a_loaded_adapter_is_sampled_from(tiny_qwen2: Path):
     assert {c.policy_version for c in before.values()} == {0}
     assert {c.policy_version for c in after.values()} == {7}
     policy.load_weights(weights)
-    unshared = collect(make_engine(policy.model, tiny_qwen2), requests)
+    unshared = collect(make_engine(policy.model, tiny_qwen2, network=None), requests)
     assert [c.token_ids for c in after.values()] == [unshared[key].token_ids for key in after]
     assert [c.token_ids for c in after.values()] != [before[key].token_ids for key in after]
 

@@ -14,6 +14,7 @@ from reinforge.policy import attention, blocks, network, rotation, two_part_atte
 from reinforge.policy.blocks import Norm
 from reinforge.policy.model import find_network, load_policy
 from reinforge.policy.network import Network, largest_gap
+from reinforge.policy.slots import step_gap
 from reinforge.policy.stacks import Stack
 
 PREFIX_LENGTHS = [7, 0, 3]
@@ -211,3 +212,14 @@ def test_two_part_attention_is_plain_attention_and_passes_gradcheck():
         )
         torch.testing.assert_close(ours[:, row], plain.transpose(1, 2), atol=1e-12, rtol=0)
     torch.autograd.gradcheck(lambda q, k, v, pk, pv: two_part_attention.attend(q, k, v, runs, pk, pv), inputs)
+
+
+def test_steps_of_the_slots_are_the_models_own(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).requires_grad_(False)
+    attention.use_shared_prefix_attention(model)
+    ours = Network.of(model)
+    assert step_gap(ours, model) < 2e-5
+    ours.adopt_weights()
+    assert step_gap(ours, model) < 2e-5
+    ours.rotation = rotation.Rotation(torch.ones(12 if "qwen3" in tiny_model.name else 8), 1.0)
+    assert step_gap(ours, model) > 1e-2

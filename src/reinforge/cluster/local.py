@@ -21,7 +21,7 @@ from reinforge.grading.calls import columns_needed
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.lint import column_types, lint_functions
 from reinforge.grading.replay import ReplayingGrader
-from reinforge.inference.adapters import sampling_copy
+from reinforge.inference.adapters import sampling_copy, sampling_network
 from reinforge.inference.engine import Engine
 from reinforge.learner.schedule import default_learning_rate
 from reinforge.learner.update import LocalLearner
@@ -152,6 +152,7 @@ def make_sampler(policy: Policy, renderer: Renderer, params: SamplingParams, max
         slots=slots,
         shared_prefix=policy.shares_prefix,
         load_weights=own.load,
+        network=sampling_network(own.model, policy.shares_prefix),
     )
 
 

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reinforge.errors import ModelError
+from reinforge.policy.model import MAX_PREFIX_GAP, find_network
+from reinforge.policy.network import Network
+from reinforge.policy.slots import step_gap
 from reinforge.types import Adapter
 
 _NAME = "default"
@@ -80,6 +83,15 @@ def sampling_copy(policy_model: PreTrainedModel) -> MergedCopy | UnmergedCopy:
     bases = [layer.get_base_layer() for _, layer in _lora_layers(policy_model)]
     mergeable = all(type(base) is nn.Linear and base.weight.dtype == torch.float32 for base in bases)
     return MergedCopy(policy_model) if mergeable else UnmergedCopy(policy_model)
+
+
+def sampling_network(model: PreTrainedModel, shares_prefix: bool) -> Network | None:
+    """Our own network on a copy's weights, where it is known to give the copy's logits for a prefix and a step."""
+    network = find_network(model) if shares_prefix else None
+    if network is None:
+        return None
+    network.adopt_weights()
+    return network if step_gap(network, model) <= MAX_PREFIX_GAP else None
 
 
 def _share(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,7 +1,9 @@
-"""Two ways to run a model one token further for many rows at once, behind one interface.
+"""Three ways to run a model one token further for many rows at once, behind one interface.
 
-`SlotDecoder` keeps keys and values in slots and prefills each prompt once. `PlainDecoder` runs transformers' own
-forward over the whole sequences for every token: slow, for models whose attention the slots cannot compute.
+`NetworkDecoder` runs our own network for the architectures it knows; rows of a group read one copy of a long prompt.
+`SlotDecoder` keeps keys and values of transformers' modules in slots and prefills each prompt once. `PlainDecoder` runs
+transformers' own forward over the whole sequences for every token: slow, for models whose attention the slots cannot
+compute.
 """
 
 from __future__ import annotations
@@ -14,17 +16,25 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from reinforge.policy.attention import PrefixKV, SlotCache, pad, plain_logits, prefix_pass
+from reinforge.policy.network import Network
+from reinforge.policy.slots import NetworkSlots, Prefix
 
 
 class Decoder(Protocol):
     """Rows live in slots 0..B-1; each step appends one token to every one of them."""
 
-    num_slots: int
-    capacity: int
     device: torch.device
 
-    def prefill(self, prefixes: Sequence[Sequence[int]]) -> list[Any]:
-        """Run several prefixes (prompts without their last token) together."""
+    def fits(self, num_slots: int, capacity: int) -> bool:
+        """Whether so many rows can be decoded, each with so many tokens."""
+        ...
+
+    def clear(self) -> None:
+        """All rows have ended: let go of what only they needed."""
+        ...
+
+    def prefill(self, prefixes: Sequence[Sequence[int]], num_rows: Sequence[int]) -> list[Any]:
+        """Run several prefixes (prompts without their last token) together; as many rows will start from each."""
         ...
 
     def place(self, slot: int, prefix: Any) -> None:
@@ -41,18 +51,53 @@ class Decoder(Protocol):
         ...
 
 
+SHARED_TOKENS = 512
+"""From so many tokens (of a prefix, times its rows) on, reading it once costs less than a copy in each row's slot."""
+
+
+class NetworkDecoder:
+    """Our own network; slots grow as their rows do."""
+
+    def __init__(self, network: Network, num_slots: int) -> None:
+        self.device = torch.device("cpu")
+        self._num_slots = num_slots
+        self._slots = NetworkSlots(network, num_slots)
+        self.place = self._slots.place
+        self.move = self._slots.move
+        self.clear = self._slots.clear
+
+    def fits(self, num_slots: int, capacity: int) -> bool:
+        return num_slots <= self._num_slots
+
+    def prefill(self, prefixes: Sequence[Sequence[int]], num_rows: Sequence[int]) -> list[Prefix]:
+        token_ids_NL, _ = pad(prefixes, self.device)
+        lengths_N = torch.tensor([len(prefix) for prefix in prefixes])
+        computed = self._slots.network.prefix_pass(token_ids_NL, lengths_N)
+        shared = [rows > 1 and rows * len(ids) >= SHARED_TOKENS for ids, rows in zip(prefixes, num_rows, strict=True)]
+        return [Prefix.of(computed, index, is_shared=is_shared) for index, is_shared in enumerate(shared)]
+
+    def step(self, token_ids_B: Tensor, lengths_B: Tensor, longest: int) -> Tensor:
+        return self._slots.step(token_ids_B, lengths_B)
+
+
 class SlotDecoder:
     """Preallocated keys and values; the model must use shared-prefix attention."""
 
     def __init__(self, model: PreTrainedModel, num_slots: int, capacity: int) -> None:
-        self.num_slots, self.capacity = num_slots, capacity
+        self._num_slots, self._capacity = num_slots, capacity
         self._model = model
         self.device = next(model.parameters()).device
         self._cache = SlotCache(model, num_slots, capacity)
         self.move = self._cache.move
         self.step = self._cache.step
 
-    def prefill(self, prefixes: Sequence[Sequence[int]]) -> list[tuple[PrefixKV, int]]:
+    def fits(self, num_slots: int, capacity: int) -> bool:
+        return num_slots <= self._num_slots and capacity <= self._capacity
+
+    def clear(self) -> None:
+        pass  # slots are all there is
+
+    def prefill(self, prefixes: Sequence[Sequence[int]], num_rows: Sequence[int]) -> list[tuple[PrefixKV, int]]:
         token_ids_NL, _ = pad(prefixes, self.device)
         lengths_N = torch.tensor([len(prefix) for prefix in prefixes], device=self.device)
         computed = prefix_pass(self._model, token_ids_NL, lengths_N)
@@ -66,13 +111,18 @@ class SlotDecoder:
 class PlainDecoder:
     """Remembers token ids only and computes everything again for each token."""
 
-    def __init__(self, model: PreTrainedModel, num_slots: int, capacity: int) -> None:
-        self.num_slots, self.capacity = num_slots, capacity
+    def __init__(self, model: PreTrainedModel, num_slots: int) -> None:
         self._model = model
         self.device = next(model.parameters()).device
         self._rows: list[list[int]] = [[] for _ in range(num_slots)]
 
-    def prefill(self, prefixes: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    def fits(self, num_slots: int, capacity: int) -> bool:
+        return num_slots <= len(self._rows)
+
+    def clear(self) -> None:
+        self._rows = [[] for _ in self._rows]
+
+    def prefill(self, prefixes: Sequence[Sequence[int]], num_rows: Sequence[int]) -> list[Sequence[int]]:
         return list(prefixes)
 
     def place(self, slot: int, prefix: Sequence[int]) -> None:

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 
 from reinforge.config import SamplingParams
 from reinforge.errors import ModelError
-from reinforge.inference.decoders import Decoder, PlainDecoder, SlotDecoder
+from reinforge.inference.decoders import Decoder, NetworkDecoder, PlainDecoder, SlotDecoder
 from reinforge.inference.sampling import draw
 from reinforge.inference.scheduler import Row, Scheduler
 from reinforge.inference.stop_strings import StopStrings
 from reinforge.policy.counter_random import stream_key, uniform
+from reinforge.policy.network import Network
 from reinforge.types import Adapter, Completion, SampleRequest
 
 PREFILL_TOKENS = 8192
@@ -41,10 +42,12 @@ class Engine:
         slots: int,
         shared_prefix: bool,
         load_weights: Callable[[Adapter], None] | None = None,
+        network: Network | None = None,
     ) -> None:
         """`max_tokens` is the longest completion. `decode` leaves out special tokens. `load_weights` puts an adapter
         into `model` (see `adapters.py`); without it the weights are fixed. With `shared_prefix` the model must use
-        shared-prefix attention; without it every token costs a forward pass over the whole sequence."""
+        shared-prefix attention; without it every token costs a forward pass over the whole sequence. `network` is run
+        instead of `model`, on the same weights."""
         self._model = model.eval()
         self._params = sampling_params
         self._max_tokens = max_tokens
@@ -52,7 +55,7 @@ class Engine:
         self._decode = decode
         self._stops = StopStrings(sampling_params.stop, decode)
         self._slots = slots
-        self._decoder_class: type[SlotDecoder] | type[PlainDecoder] = SlotDecoder if shared_prefix else PlainDecoder
+        self._network, self._shared_prefix = network, shared_prefix
         self._idle_decoder: Decoder | None = None
         self._load_weights = load_weights
         self._policy_version = 0
@@ -83,16 +86,24 @@ class Engine:
             reusable = None  # NaN in a slot would outlive its row: a mask does not hide it
             raise
         finally:
+            decoder.clear()
             self._idle_decoder = reusable
 
     def _take_decoder(self, num_slots: int, capacity: int) -> Decoder:
         """The decoder of the last call where it is large enough and not in use by an unfinished one."""
         decoder, self._idle_decoder = self._idle_decoder, None
-        if decoder is None or decoder.num_slots < num_slots or decoder.capacity < capacity:
+        if decoder is None or not decoder.fits(num_slots, capacity):
             decoder = None  # frees its memory first
             with torch.inference_mode():
-                decoder = self._decoder_class(self._model, num_slots, capacity)
+                decoder = self._make_decoder(num_slots, capacity)
         return decoder
+
+    def _make_decoder(self, num_slots: int, capacity: int) -> Decoder:
+        if self._network is not None:
+            return NetworkDecoder(self._network, num_slots)
+        if self._shared_prefix:
+            return SlotDecoder(self._model, num_slots, capacity)
+        return PlainDecoder(self._model, num_slots)
 
     def _leave(self, sampling: _Sampling, drawn: list[list[float]]) -> list[tuple[int, Completion]]:
         """Give every live row its token; take out the rows that end with it."""
@@ -153,7 +164,11 @@ class _Sampling:
         first_slot = len(self.scheduler.live)
         admitted = self.scheduler.admit()
         for chunk in self.scheduler.prefills(admitted, self._prefixes, PREFILL_TOKENS):
-            prefixes = self._decoder.prefill([self._requests[request].prompt.token_ids[:-1] for request in chunk])
+            requests = [self._requests[place] for place in chunk]
+            prefixes = self._decoder.prefill(
+                [request.prompt.token_ids[:-1] for request in requests],
+                [request.num_generations for request in requests],
+            )
             self._prefixes.update(zip(chunk, prefixes, strict=True))
         for slot, row in enumerate(admitted, start=first_slot):
             self._decoder.place(slot, self._prefixes[row.request])

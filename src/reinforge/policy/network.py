@@ -27,7 +27,7 @@ from reinforge.policy import attention
 from reinforge.policy.attention import PrefixKV
 from reinforge.policy.blocks import Norm, mlp_added, normed, projected
 from reinforge.policy.products import linear
-from reinforge.policy.rotation import Rotation, heads_split
+from reinforge.policy.rotation import Rotation, heads_split, turned
 from reinforge.policy.stacks import Stack, is_plain
 from reinforge.policy.two_part_attention import Run, attend, runs_of
 
@@ -73,11 +73,11 @@ class Network:
         return cls(model) if _is_known(model) else None
 
     def adopt_weights(self) -> None:
-        """Lay the weights that are computed together below each other in memory, once. For a model whose layers carry
-        no adapter and belong to nobody else."""
+        """Lay the weights that are computed together below each other in memory, once; for a model whose modules (the
+        tensors in them may be others') are nobody else's."""
         for layer in self.layers:
-            layer.qkv.adopt()
-            layer.gate_up.adopt()
+            for stack in (layer.qkv, layer.out, layer.gate_up, layer.down):
+                stack.adopt()
 
     def prefix_pass(self, token_ids_NL: Tensor, lengths_N: Tensor, *, recompute: bool = False) -> PrefixKV:
         """As `attention.prefix_pass`. With `recompute` a layer keeps only its input and is run again for gradients."""
@@ -110,12 +110,42 @@ class Network:
             hidden_ME, _, _ = _maybe_again(recompute, self._run, layer, hidden_ME, B, turns, runs, key, value)
         return normed(hidden_ME, self.norm).view(B, T, -1)
 
+    def random_ids(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Token ids to try it with."""
+        return torch.randint(self._embedding.num_embeddings, shape, generator=generator)
+
     def embedded(self, token_ids_M: Tensor) -> Tensor:
         return F.embedding(token_ids_M, self._embedding.weight)
 
     def logits(self, hidden_ME: Tensor) -> Tensor:
         """Of hidden states after the last norm; without a gradient."""
         return linear(hidden_ME, self._head.weight, self._head.bias)
+
+    def token_heads(
+        self, layer: Layer, hidden_BE: Tensor, turns: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one token of each row: queries [B, K, G, D], keys and values [B, K, D]; without a gradient."""
+        heads_BCD = linear(layer.norm_1(hidden_BE), layer.qkv.weight(), layer.qkv.bias).unflatten(
+            1, (-1, self.head_size)
+        )
+        H, K = self.num_heads, self.num_kv_heads
+        to_turn_BCD = heads_BCD[:, : H + K]
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key = to_turn_BCD.split((H, K), dim=1)
+            to_turn_BCD = torch.cat([layer.query_norm(query), layer.key_norm(key)], dim=1)
+        turned_BCD = turned(to_turn_BCD, *turns)
+        return turned_BCD[:, :H].unflatten(1, (K, -1)), turned_BCD[:, H:], heads_BCD[:, H + K :]
+
+    def token_out(self, layer: Layer, hidden_BE: Tensor, attended_BGKD: Tensor) -> Tensor:
+        """The rest of the layer after attention, for one token of each row; without a gradient."""
+        attended_BI = attended_BGKD.transpose(1, 2).reshape(len(hidden_BE), -1)
+        hidden_BE = linear(attended_BI, layer.out.weight(), layer.out.bias).add_(hidden_BE)
+        gate_BF, up_BF = linear(layer.norm_2(hidden_BE), layer.gate_up.weight(), layer.gate_up.bias).chunk(2, dim=-1)
+        return linear(F.silu(gate_BF).mul_(up_BF), layer.down.weight(), layer.down.bias).add_(hidden_BE)
+
+    def new_keys(self, num_slots: int, room: int) -> Tensor:
+        """Zeros [slots, K, room, D]."""
+        return torch.zeros(num_slots, self.num_kv_heads, room, self.head_size)
 
     def _run(
         self,
@@ -150,8 +180,7 @@ class Network:
 def largest_gap(network: Network, model: PreTrainedModel, seed: int = 0) -> float:
     """Largest |logit difference| between the network and the model's own shared-prefix passes, on random ids."""
     generator = torch.Generator().manual_seed(seed)
-    prefix_NL = torch.randint(network._embedding.num_embeddings, (3, 11), generator=generator)
-    row_BT = torch.randint(network._embedding.num_embeddings, (4, 5), generator=generator)
+    prefix_NL, row_BT = network.random_ids((3, 11), generator), network.random_ids((4, 5), generator)
     lengths_N, prefix_of_B = torch.tensor([0, 6, 11]), torch.tensor([2, 2, 0, 1])
     with torch.no_grad():
         theirs = attention.completion_pass(

@@ -44,6 +44,13 @@ def heads_split(heads_BTHD: Tensor, cos: Tensor, sin: Tensor, num_kv_heads: int)
     return cast(tuple[Tensor, Tensor, Tensor], split)
 
 
+def turned(heads_BHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads of one token of each row, turned; `cos` and `sin` are [B, D / 2]. Without a gradient."""
+    out = torch.empty_like(heads_BHD)
+    _turn(heads_BHD, cos[:, None], sin[:, None], out)
+    return out
+
+
 class _HeadsSplit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, heads: Tensor, cos: Tensor, sin: Tensor, K: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -73,8 +73,11 @@ class Stack:
 
     def adopt(self) -> None:
         """Move the layers' weights into one tensor of which each keeps its part: nothing is put together per pass
-        any more. For layers without adapters whose weights nobody else owns."""
+        any more. From then on weights may change but not be replaced. Layers with adapters stay as they are."""
+        if any(member.layer is not member.base for member in self._members):
+            return
         if len(self._members) == 1:
+            self._whole = self._members[0].base.weight.detach()
             return
         whole = torch.cat([member.base.weight.detach() for member in self._members])
         for member in self._members:

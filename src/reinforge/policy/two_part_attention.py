@@ -67,6 +67,13 @@ def attend(
     return cast(Tensor, _TwoParts.apply(*inputs))  # type: ignore[no-untyped-call]
 
 
+def attend_part(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Attention of [X, K, Q, D] to [X, K, S, D] under an additive mask -> [X, Q, K, D], and the logs of the sums of
+    exponentials [X, Q, K]; without a gradient. For parts to be joined by `add_part`."""
+    out, sums = _forward(query, key, value, attn_mask=mask)
+    return out.transpose(1, 2), sums.transpose(1, 2)
+
+
 class _TwoParts(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -1,0 +1,201 @@
+"""Rows that are being decoded by a `Network`: their own keys and values in slots, their prompt's stored once.
+
+A row attends to its prefix, shared with the other rows of its group where that pays, and to its own tokens after it,
+to each apart, and the two are joined (`two_part_attention.py`). Live rows occupy slots 0..B-1.
+
+Shapes: S slots, C tokens a slot has room for, B live rows, K key/value heads, G query heads for each, D head size, E
+hidden size, L prefix tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from reinforge.policy.attention import PrefixKV, completion_pass, output_head, prefix_pass
+from reinforge.policy.network import Network
+from reinforge.policy.two_part_attention import add_part, attend_part
+
+ROOM_STEP = 64
+"""Slots grow by multiples of this many tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """What a prompt left: keys and values of each layer, [K, L, D]."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    length: int
+    is_shared: bool
+    """Rows attend to it where it is; otherwise each gets a copy into its slot."""
+
+    @classmethod
+    def of(cls, computed: PrefixKV, index: int, *, is_shared: bool) -> Prefix:
+        length = int(computed.lengths_N[index])
+        keys, values = (tuple(t[index, :, :length] for t in layers) for layers in (computed.keys, computed.values))
+        return cls(keys, values, length, is_shared and length > 0)
+
+
+class NetworkSlots:
+    """Keys and values of live rows, and the step that appends a token to each."""
+
+    def __init__(self, network: Network, num_slots: int) -> None:
+        self.network = network
+        self._num_slots = num_slots
+        self._room = 0
+        self._keys = [network.new_keys(num_slots, 0) for _ in network.layers]
+        self._values = [network.new_keys(num_slots, 0) for _ in network.layers]
+        self._prefix_of_slot: list[Prefix | None] = [None] * num_slots
+        self._shared_lengths_S = torch.zeros(num_slots, dtype=torch.int64)
+        self._groups: _Groups | None = None
+
+    def clear(self) -> None:
+        """All rows have ended: let go of their prefixes."""
+        self._prefix_of_slot = [None] * self._num_slots
+        self._groups = None
+
+    def place(self, slot: int, prefix: Prefix) -> None:
+        """Start a row in a slot."""
+        self._set_prefix(slot, prefix if prefix.is_shared else None)
+        if not prefix.is_shared:
+            self._make_room(prefix.length)
+            for own, given in zip(self._keys + self._values, prefix.keys + prefix.values, strict=True):
+                own[slot, :, : prefix.length] = given
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Put the row of one slot, `length` tokens long, over another."""
+        own_length = length - int(self._shared_lengths_S[source])
+        self._set_prefix(target, self._prefix_of_slot[source])
+        for own in self._keys + self._values:
+            own[target, :, :own_length] = own[source, :, :own_length]
+
+    def step(self, token_ids_B: Tensor, lengths_B: Tensor) -> Tensor:
+        """Append one token to each of the first B slots, which hold `lengths_B` tokens -> logits [B, V]."""
+        network, B = self.network, len(token_ids_B)
+        if self._groups is None or self._groups.num_rows != B:
+            self._prefix_of_slot[B:] = [None] * (self._num_slots - B)  # frees what nobody attends to any more
+            self._groups = _Groups.of(self._prefix_of_slot[:B])
+        own = _OwnPart.of(lengths_B - self._shared_lengths_S[:B])
+        self._make_room(own.limit)
+        turns = network.rotation.at(lengths_B)
+        hidden_BE = network.embedded(token_ids_B)
+        for index, layer in enumerate(network.layers):
+            query_BKGD, key_BKD, value_BKD = network.token_heads(layer, hidden_BE, turns)
+            own.write(self._keys[index], key_BKD)
+            own.write(self._values[index], value_BKD)
+            keys, values = (t[:B, :, : own.limit] for t in (self._keys[index], self._values[index]))
+            out_BGKD, sums_BGK = attend_part(query_BKGD, keys, values, own.mask)
+            self._groups.add_prefixes(query_BKGD, index, out_BGKD, sums_BGK)
+            hidden_BE = network.token_out(layer, hidden_BE, out_BGKD)
+        return network.logits(network.norm(hidden_BE))
+
+    def _set_prefix(self, slot: int, prefix: Prefix | None) -> None:
+        self._prefix_of_slot[slot] = prefix
+        self._shared_lengths_S[slot] = 0 if prefix is None else prefix.length
+        self._groups = None
+
+    def _make_room(self, num_tokens: int) -> None:
+        """Zeros, not whatever memory holds: what is masked counts 0 times its value, and NaN would come through."""
+        if num_tokens <= self._room:
+            return
+        room = max(num_tokens, self._room * 3 // 2)
+        self._room, before = -(-room // ROOM_STEP) * ROOM_STEP, self._room
+        for tensors in (self._keys, self._values):
+            for index, old in enumerate(tensors):
+                tensors[index] = self.network.new_keys(self._num_slots, self._room)
+                tensors[index][:, :, :before] = old
+
+
+@dataclass(frozen=True)
+class _OwnPart:
+    """Where a step writes in the slots, and what it reads there."""
+
+    rows_B: Tensor
+    lengths_B: Tensor
+    limit: int
+    """Tokens in the longest slot after the step."""
+    mask: Tensor | None
+    """[B, 1, 1, limit]; None where all slots hold the same number of tokens."""
+
+    @classmethod
+    def of(cls, lengths_B: Tensor) -> _OwnPart:
+        """`lengths_B`: tokens in the slots before the step."""
+        shortest, longest = (int(bound) for bound in torch.aminmax(lengths_B))
+        mask = None
+        if shortest != longest:
+            hidden_BS = torch.arange(longest + 1) > lengths_B[:, None]
+            mask = torch.zeros(hidden_BS.shape).masked_fill_(hidden_BS, float("-inf"))[:, None, None]
+        return cls(torch.arange(len(lengths_B)), lengths_B, longest + 1, mask)
+
+    def write(self, slots_SKCD: Tensor, given_BKD: Tensor) -> None:
+        if self.mask is None:
+            slots_SKCD[: len(given_BKD), :, self.limit - 1] = given_BKD
+        else:
+            slots_SKCD[self.rows_B, :, self.lengths_B] = given_BKD
+
+
+class _Groups:
+    """Live rows by the prefix they share."""
+
+    def __init__(self, num_rows: int, members: Sequence[tuple[Prefix, list[int]]]) -> None:
+        self.num_rows = num_rows
+        self._members = members
+        order = [row for _, rows in members for row in rows]
+        self._order: Tensor | None = None if order == list(range(num_rows)) else torch.tensor(order)
+
+    @classmethod
+    def of(cls, prefixes: Sequence[Prefix | None]) -> _Groups:
+        rows_of: dict[Prefix, list[int]] = {}
+        for row, prefix in enumerate(prefixes):
+            if prefix is not None:
+                rows_of.setdefault(prefix, []).append(row)
+        return cls(len(prefixes), list(rows_of.items()))
+
+    def add_prefixes(self, query_BKGD: Tensor, layer: int, out_BGKD: Tensor, sums_BGK: Tensor) -> None:
+        """Let the rows attend to their prefixes too, in place."""
+        if not self._members:
+            return
+        if self._order is not None:
+            query_BKGD = query_BKGD[self._order]
+        B, K, G, D = query_BKGD.shape
+        query_KMD = query_BKGD.transpose(0, 1).reshape(K, B * G, D)
+        parts, start = [], 0
+        for prefix, rows in self._members:
+            stop = start + len(rows) * G
+            parts.append(
+                attend_part(query_KMD[None, :, start:stop], prefix.keys[layer][None], prefix.values[layer][None])
+            )
+            start = stop
+        more_out = torch.cat([out[0] for out, _ in parts]).view(B, G, K, D)
+        more_sums = torch.cat([sums[0] for _, sums in parts]).view(B, G, K)
+        if self._order is None:
+            add_part(out_BGKD, sums_BGK, more_out, more_sums)
+            return
+        out, sums = out_BGKD[self._order], sums_BGK[self._order]
+        add_part(out, sums, more_out, more_sums)
+        out_BGKD[self._order], sums_BGK[self._order] = out, sums
+
+
+@torch.inference_mode()
+def step_gap(network: Network, model: PreTrainedModel, seed: int = 0) -> float:
+    """Largest |logit difference| between steps of the slots and the model's own shared-prefix passes, on random ids:
+    rows behind a shared and a copied prefix and none, two steps each."""
+    generator = torch.Generator().manual_seed(seed)
+    prefix_NL, row_BT = network.random_ids((3, 9), generator), network.random_ids((4, 2), generator)
+    lengths_N, prefix_of_B = torch.tensor([9, 4, 0]), torch.tensor([0, 1, 0, 2])
+    computed = network.prefix_pass(prefix_NL, lengths_N)
+    prefixes = [Prefix.of(computed, index, is_shared=index == 0) for index in range(3)]
+    slots = NetworkSlots(network, 4)
+    for slot, index in enumerate(prefix_of_B.tolist()):
+        slots.place(slot, prefixes[index])
+    hidden_BTE = completion_pass(model, row_BT, prefix_pass(model, prefix_NL, lengths_N), prefix_of_B)
+    gaps = [
+        (slots.step(row_BT[:, t], lengths_N[prefix_of_B] + t) - output_head(model)(hidden_BTE[:, t])).abs().max()
+        for t in range(2)
+    ]
+    return float(torch.stack(gaps).max())
