@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "config_problems": {"config"},
     "config_file": {"config", "config_problems", "errors"},
     "sandbox": LAYER_0,
-    "grading": LAYER_0 | {"sandbox", "run_store.judgements"},
+    "grading": LAYER_0 | {"sandbox", "run_store.judgements", "run_store.network_log"},
     "data": LAYER_0,
     "run_store": LAYER_0,
     "insight": LAYER_0 | {"run_store"},

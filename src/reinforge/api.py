@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from reinforge.grading.reward_function import RewardFunction
     from reinforge.insight.evaluation import Evaluation
     from reinforge.loop import StopRequest, Watcher
-    from reinforge.run_store import Run
+    from reinforge.run_store import Event, Run
     from reinforge.types import Grade, Group, TrainState
 
 _PACKAGES = ("reinforge", "torch", "transformers", "peft", "tokenizers")
@@ -78,7 +78,7 @@ def train(
         if rows is not None:
             files["dataset.json"] = json.dumps(rows)
         with Run.create(Path(runs_dir), name, _stored(config), _about(built, started, directory), files) as run:
-            built.grader.judges.keep_in(run.path)
+            built.grader.keep_in(run.path)
             _run_to_end(built, run, watcher, None)
             return run.path
     finally:
@@ -215,7 +215,13 @@ def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState |
     try:
         with _stop_signals(watcher) as stop:
             updates = RewardUpdates(run, built.grader)
-            loop.train(built.task, built.roles, run, watcher, state, stop, before_step=updates.before_step)
+
+            def before_step(step: int) -> Sequence[Event]:
+                _tell_network(built, run, watcher)
+                return updates.before_step(step)
+
+            loop.train(built.task, built.roles, run, watcher, state, stop, before_step=before_step)
+        _tell_network(built, run, watcher)
         _publish_adapter(run)
         run.finish("succeeded")
     except (Interrupted, StoppedByGuard):
@@ -229,6 +235,16 @@ def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState |
         with suppress(ReinforgeError):  # a full disk, say: the fault itself is what people must see
             run.finish("failed", f"{type(fault).__name__}: {fault}")
         raise
+
+
+def _tell_network(built: LocalRun, run: Run, watcher: Watcher) -> None:
+    """What reward functions wanted from the network and did not get. Of the process, not of a step: a resumed run may
+    meet another network."""
+    from reinforge.insight.faults import network_faults
+
+    for event in network_faults(built.grader.network.take_failures()):
+        run.record_event(event)
+        watcher.note(event.message)
 
 
 @contextmanager
@@ -273,7 +289,7 @@ def rebuild(run: Run, watcher: Watcher) -> LocalRun:
                 f"The {what} of {run.path} is not what the run began with (its hash differs).",
                 hint="Put it back as it was, or start a new run.",
             )
-    built.grader.judges.keep_in(run.path)
+    built.grader.keep_in(run.path)
     return built
 
 

@@ -80,6 +80,15 @@ class RewardFunctionsRuntimeConfig(_Part):
     fresh_process: bool = False
     """Give every call a process of its own, forked from the one that loaded the file: nothing that a call does to
     globals or to the interpreter reaches another. Costs about a millisecond per call."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Hosts that reward functions may connect to, for instance [api.example.org, "*.example.com", "localhost:8000"], on
+    the ports 80 and 443 unless one is written. Only the bubblewrap tier can hold a function to them. None: no
+    network."""
+    allow_private_addresses: bool = False
+    """Allowed hosts may be at addresses of this machine and of the networks around it."""
+    secrets: tuple[str, ...] = ()
+    """Names of environment variables that reward functions get with their values, for instance [OPENAI_API_KEY]. The
+    values are hidden in all that functions print, return or raise, and are stored nowhere."""
     unsafe_no_sandbox: bool = False
     """Run reward functions without isolation where this machine offers none. Only for code you trust."""
     packages: tuple[str, ...] = ()
@@ -108,6 +117,12 @@ class RewardFunctionSettings(_Part):
     fallback: str | None = None
     """Another reward function, whose value for the completion counts when this one fails; a weight of 0 makes one that
     does nothing else. Comes before `default`."""
+    allowed_hosts: tuple[str, ...] | None = None
+    """Instead of those of `runtime`; [] for none."""
+    allow_private_addresses: bool | None = None
+    """Instead of that of `runtime`."""
+    secrets: tuple[str, ...] | None = None
+    """Instead of those of `runtime`; [] for none."""
     pure: bool = False
     """The score depends on prompt, completion and row alone (a batched function judges each completion by itself), so
     it may be taken from a cache."""

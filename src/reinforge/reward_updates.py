@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from reinforge.config import JudgeConfig, RewardFunctionsRuntimeConfig
+from reinforge.config import JudgeConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.config_file import judge_with
 from reinforge.errors import ConfigError, RewardError, SetupError, UsageError
 from reinforge.grading.judge import check_judges
@@ -119,8 +119,9 @@ def run_functions(run: Run, records: Sequence[Mapping[str, Any]] | None = None) 
 
 def limits_of(config: Mapping[str, Any]) -> Limits:
     """What a run's config allows a worker, its consent to run without a sandbox included."""
-    runtime = config.get("reward_fns", {}).get("runtime", {})
-    return Limits.from_config(RewardFunctionsRuntimeConfig.model_validate(runtime))
+    rewards = config.get("reward_fns", {})
+    settings = {name: RewardFunctionSettings.model_validate(of) for name, of in rewards.get("settings", {}).items()}
+    return Limits.from_config(RewardFunctionsRuntimeConfig.model_validate(rewards.get("runtime", {})), settings)
 
 
 def judge_of(config: Mapping[str, Any]) -> JudgeConfig:

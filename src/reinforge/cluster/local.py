@@ -74,6 +74,8 @@ def build(
         train_examples, heldout_examples = load_data(config.data, base_dir, config.seed, rows, tell)
         _check_columns(grader, train_examples[0])
         _tell_warnings(grader, config, train_examples, tell)
+        for line in grader.access_lines():
+            tell(line)
         policy = load_policy(
             config.base_model,
             config.lora,
@@ -102,7 +104,7 @@ def build(
         "base_model": fingerprint_model(policy.folder),
     }
     judge = ReplayingGrader(grader, recorded) if recorded else grader
-    return LocalRun(task, Roles(sampler, judge, learner, grader.judges.take_figures), grader, policy, fingerprints)
+    return LocalRun(task, Roles(sampler, judge, learner, grader.take_figures), grader, policy, fingerprints)
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,19 @@ from typing import Any
 
 from reinforge.config import JudgeConfig, RewardFunctionsConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError
+from reinforge.grading.access_text import access_lines
 from reinforge.grading.calls import Case
 from reinforge.grading.failures import settle
 from reinforge.grading.futures import when_all
 from reinforge.grading.judge import Judges
+from reinforge.grading.network import Network
 from reinforge.grading.reward_function import RewardFunction, load_reward_functions
 from reinforge.grading.scorers import Scorer
 from reinforge.grading.start import start_scorer
 from reinforge.roles import GroupGrading
+from reinforge.sandbox import tiers
 from reinforge.sandbox.environments import Tell, provide, silent, worker_limits
+from reinforge.sandbox.limits import Limits
 from reinforge.types import Completion, Example, Grade, Prompt, Score
 
 
@@ -43,7 +47,9 @@ class RewardFunctionGrader:
         """`name==version` of the config's packages."""
         self._runtime = runtime or RewardFunctionsRuntimeConfig()
         self._settings = dict(settings or {})
-        self.judges = Judges(judge or JudgeConfig(), tell)
+        self._judge = judge or JudgeConfig()
+        self.judges = Judges(self._judge, tell)
+        self.network = Network()
         self._scorers: list[Scorer] = []
         try:
             for function in functions:
@@ -66,16 +72,30 @@ class RewardFunctionGrader:
 
     def _start(self, function: RewardFunction) -> Scorer:
         provide(function.packages, self._runtime, self._tell)
-        return start_scorer(function, self._runtime, self._settings.get(function.name), self.judges)
+        return start_scorer(function, self._runtime, self._settings.get(function.name), self.judges, self.network)
 
     @classmethod
     def from_config(cls, config: RewardFunctionsConfig, base_dir: Path, tell: Tell = silent) -> RewardFunctionGrader:
         """Install what the functions of a config need (SetupError); load and check them (RewardError)."""
-        limits = worker_limits(config.runtime, tell)
+        limits = worker_limits(config.runtime, tell, config.settings)
         functions = load_reward_functions(config.functions, config.weights, base_dir, limits)
         grader = cls(functions, config.runtime, config.settings, tell, config.judge)
         grader.packages = limits.packages
         return grader
+
+    def keep_in(self, folder: Path) -> None:
+        """Keep what judges answer and which connections were made in this folder. Before the first grade."""
+        self.judges.keep_in(folder)
+        self.network.keep_in(folder)
+
+    def access_lines(self) -> list[str]:
+        """What each function may reach, for people."""
+        limits = Limits.from_config(self._runtime, self._settings)
+        return access_lines(self.functions, limits, self._judge, tiers.choose().tier)
+
+    def take_figures(self) -> dict[str, float]:
+        """Metrics of judges and connections since the last call."""
+        return {**self.judges.take_figures(), **self.network.take_figures()}
 
     def begin(self, prompt: Prompt, num_completions: int) -> GroupGrading:
         """See roles.Grader."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from reinforge.errors import RewardError, SetupError
@@ -24,7 +23,7 @@ def check_grader(node: GraderNode, name: str, limits: Limits | None = None) -> N
     leaves: dict[str, Any] = {str(i): leaf.full_json() for i, leaf in enumerate(local_leaves(node))}
     if leaves:  # all in one worker: does what they import exist?
         together = {"type": "combine", "graders": leaves, "weights": {}, "clip": None}
-        ours = replace(limits or Limits(), packages=())
+        ours = (limits or Limits()).closed()
         try:
             describe_source(worker_source(together), f"<{name}>", ours, tiers.choose().tier)
         except RewardError as error:

@@ -168,15 +168,15 @@ def load_reward_functions(
     Raises RewardError naming the function, the file and line, and the fix.
     """
     loaded = []
-    facts_by_source: dict[tuple[str, str], tuple[FunctionFacts, ...]] = {}
+    facts_by_source: dict[tuple[str, str, Limits | None], tuple[FunctionFacts, ...]] = {}
     for name, reference in functions.items():
         text = locate(name, reference, base_dir)
         if not text.function_name:
             loaded.append(load_text(name, text, weight=weights.get(name, 1.0), limits=limits))
             continue
-        key = (text.source, text.file_name)
+        key = (text.source, text.file_name, limits and limits.of(name))
         if key not in facts_by_source:
-            facts_by_source[key] = describe_source(text.source, text.file_name, limits)
+            facts_by_source[key] = describe_source(*key)
         fact = _find(name, text, facts_by_source[key])
         loaded.append(_build(name, text, fact, limits, weights.get(name, 1.0)))
     return tuple(loaded)
@@ -186,6 +186,7 @@ def load_text(
     name: str, text: SourceText, *, weight: float = 1.0, number: int = 1, limits: Limits | None = None
 ) -> RewardFunction:
     """Load one function as its version `<name>_v<number>`; RewardError when it cannot be."""
+    limits = limits and limits.of(name)
     if not text.function_name:
         return _build_grader(name, text, weight, number, limits)
     fact = _find(name, text, describe_source(text.source, text.file_name, limits))

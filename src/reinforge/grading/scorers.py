@@ -15,6 +15,7 @@ from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.grading.cache import ScoreCache
 from reinforge.grading.calls import Case, score_case
 from reinforge.grading.reward_function import RewardFunction
+from reinforge.sandbox.access import OnConnection, ignore
 from reinforge.sandbox.launch import Tier
 from reinforge.sandbox.pool import Limits, Worker
 from reinforge.types import Score
@@ -65,9 +66,11 @@ class FunctionWorkers:
         tier: Tier | None = None,
         limits: Limits | None = None,
         score: Callable[[Case, Worker], list[Score]] | None = None,
+        on_connection: OnConnection = ignore,
     ) -> None:
         """`called` is the Python function that judges in its place, for functions that are no Python themselves;
-        `limits` are those of the config unless given, and `score` takes the place of `score_case`."""
+        `limits` are those of the config unless given, and `score` takes the place of `score_case`; `on_connection` is
+        told of every connection asked for."""
         self._called = called or function
         limits = replace(limits or Limits.from_config(runtime), packages=self._called.packages)
         self._cache = ScoreCache(by_token_ids=self._called.takes_token_ids) if pure else None
@@ -75,7 +78,8 @@ class FunctionWorkers:
         self._runtime = runtime
         self._score_case = score or self._call_function
         self._workers = [
-            Worker(self._called.source, self._called.file_name, limits, tier) for _ in range(runtime.workers)
+            Worker(self._called.source, self._called.file_name, limits, tier, on_connection)
+            for _ in range(runtime.workers)
         ]
         self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self._workers:

@@ -7,12 +7,13 @@ import importlib
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from reinforge.config import JudgeConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.grading.compound import CompoundScorer, ThresholdScorer
 from reinforge.grading.judge import Judges
 from reinforge.grading.local_grader import worker_source
+from reinforge.grading.network import Network
 from reinforge.grading.places import FACTORIES, is_local
 from reinforge.grading.reward_function import DEFAULT_FUNCTION, RewardFunction
 from reinforge.grading.scorers import FunctionWorkers, Scorer
@@ -20,6 +21,7 @@ from reinforge.grading.spec import PythonGrader, read
 from reinforge.grading.spec_base import GraderNode
 from reinforge.grading.spec_judges import Judge
 from reinforge.sandbox import tiers
+from reinforge.sandbox.access import OnConnection, ignore
 from reinforge.sandbox.limits import Limits
 
 Factory = Callable[
@@ -33,46 +35,74 @@ def start_scorer(
     runtime: RewardFunctionsRuntimeConfig,
     settings: RewardFunctionSettings | None = None,
     judges: Judges | None = None,
+    network: Network | None = None,
 ) -> Scorer:
     """The scorer that a function's dialect asks for. `settings` are those of its name; without `judges` none can be
-    asked (ConfigError)."""
+    asked (ConfigError). `network` hears of the connections of its workers."""
+    starter = _Starter(
+        runtime,
+        settings,
+        judges or Judges(JudgeConfig()),
+        Limits.from_config(runtime, {function.name: settings} if settings else {}).of(function.name),
+        network.hearing(function.version) if network else ignore,
+    )
     if function.dialect != "grader":
-        return FunctionWorkers(function, runtime, pure=settings is not None and settings.pure)
-    node = read(json.loads(function.source), function.file_name)
-    return _start(function, node, runtime, settings, judges or Judges(JudgeConfig()))
+        return starter.workers(function)
+    return starter.start(function, read(json.loads(function.source), function.file_name))
 
 
-def _start(
-    function: RewardFunction,
-    node: GraderNode,
-    runtime: RewardFunctionsRuntimeConfig,
-    settings: RewardFunctionSettings | None,
-    judges: Judges,
-) -> Scorer:
-    if isinstance(node, Judge):
-        return _with_threshold(judges.scorer(function, node), node)
-    pure = settings is not None and settings.pure
-    if is_local(node):
+@dataclass(frozen=True, slots=True)
+class _Starter:
+    """Starts the parts of one function's grader, which share what it may use."""
+
+    runtime: RewardFunctionsRuntimeConfig
+    settings: RewardFunctionSettings | None
+    judges: Judges
+    limits: Limits
+    on_connection: OnConnection
+
+    def start(self, function: RewardFunction, node: GraderNode) -> Scorer:
+        if isinstance(node, Judge):
+            return _with_threshold(self.judges.scorer(function, node), node)
+        if is_local(node):
+            return self._local(function, node)
+        if isinstance(node, PythonGrader):
+            called = replace(function, source=node.source, function_name=DEFAULT_FUNCTION, dialect="openai")
+            return _with_threshold(self.workers(function, called), node)
+        if node.type in FACTORIES:
+            module, _, name = FACTORIES[node.type].partition(":")
+            factory: Factory = getattr(importlib.import_module(module), name)
+            return _with_threshold(factory(function, node, self.runtime, self.settings), node)
+        with ExitStack() as undo:
+            parts: dict[str, Scorer] = {}
+            for name, child in node.children().items():
+                own = replace(function, name=name, file_name=f"{function.file_name} {name}", weight=1.0)
+                parts[name] = self.start(own, child)
+                undo.callback(parts[name].close)
+            undo.pop_all()
+            return CompoundScorer(function, node.full_json(), parts)
+
+    def workers(self, function: RewardFunction, called: RewardFunction | None = None) -> FunctionWorkers:
+        """For Python of the user."""
+        return FunctionWorkers(
+            function,
+            self.runtime,
+            pure=self._pure,
+            called=called,
+            limits=self.limits,
+            on_connection=self.on_connection,
+        )
+
+    def _local(self, function: RewardFunction, node: GraderNode) -> FunctionWorkers:
+        """What runs is ours: it needs what we need, and no consent where there is no isolation."""
         source = worker_source(node.full_json())
         called = replace(function, source=source, file_name="<grader>", function_name=DEFAULT_FUNCTION, packages=())
-        # What runs is ours: it needs what we need, and no consent where there is no isolation.
-        limits = Limits.from_config(runtime).closed()
-        return FunctionWorkers(function, runtime, pure=pure, called=called, tier=tiers.choose().tier, limits=limits)
-    if isinstance(node, PythonGrader):
-        called = replace(function, source=node.source, function_name=DEFAULT_FUNCTION, dialect="openai")
-        return _with_threshold(FunctionWorkers(function, runtime, pure=pure, called=called), node)
-    if node.type in FACTORIES:
-        module, _, name = FACTORIES[node.type].partition(":")
-        factory: Factory = getattr(importlib.import_module(module), name)
-        return _with_threshold(factory(function, node, runtime, settings), node)
-    with ExitStack() as undo:
-        parts: dict[str, Scorer] = {}
-        for name, child in node.children().items():
-            own = replace(function, name=name, file_name=f"{function.file_name} {name}", weight=1.0)
-            parts[name] = _start(own, child, runtime, settings, judges)
-            undo.callback(parts[name].close)
-        undo.pop_all()
-        return CompoundScorer(function, node.full_json(), parts)
+        tier, limits = tiers.choose().tier, self.limits.closed()
+        return FunctionWorkers(function, self.runtime, pure=self._pure, called=called, tier=tier, limits=limits)
+
+    @property
+    def _pure(self) -> bool:
+        return self.settings is not None and self.settings.pure
 
 
 def _with_threshold(scorer: Scorer, node: GraderNode) -> Scorer:

@@ -51,6 +51,23 @@ def stopping_fault(groups: Iterable[Group]) -> Event | None:
     return None
 
 
+def network_faults(failures: Mapping[tuple[str, str, str, str], int]) -> Iterator[Event]:
+    """Connections that reward functions did not get: (function version, host, verdict, reason) -> how many.
+
+    >>> [event] = network_faults({("judge_v1", "a.example:443", "refused", "a.example is none of the hosts."): 12})
+    >>> event.kind, event.message
+    ('network_refused', 'judge_v1: 12 connections to a.example:443 refused: a.example is none of the hosts.')
+    """
+    for (version, host, verdict, reason), count in failures.items():
+        if verdict == "unwritten":
+            yield Event("network_unwritten", f"network.jsonl is written no more: {reason}", level="warning")
+            continue
+        connections = "a connection" if count == 1 else f"{count} connections"
+        data = {"function": version, "host": host, "verdict": verdict, "reason": reason, "count": count}
+        message = f"{version}: {connections} to {host or 'no host'} {verdict}: {reason}"
+        yield Event(f"network_{verdict}", message, level="warning", data=data)
+
+
 def failing_function(groups: Iterable[Group], max_error_rate: float, of_function: Mapping[str, float]) -> Event | None:
     """The first function that failed on more than its share of a step's calls, or None. `of_function` are shares that
     differ from `max_error_rate`.

@@ -72,6 +72,12 @@ METRICS: dict[str, str] = {
     "speed/tokens_per_s": "Sampled completion tokens / time/rollout_s.",
     "speed/<function>/cache_hits": "Number of scores taken from the cache of a pure function instead of a call, or "
     "from what a judge has answered before.",
+    "network/connections": "Number of connections that reward functions asked for and that have ended.",
+    "network/refused": "Number of these that the rules refused (reward_fns.runtime.allowed_hosts).",
+    "network/failed": "Number of these that nobody answered.",
+    "network/cut": "Number of these that ended at a limit of bytes or time.",
+    "network/sent_bytes": "Bytes sent over them.",
+    "network/received_bytes": "Bytes received over them.",
     "judge/calls": "Number of requests sent to judges, for training; those of a held-out evaluation stand in its file.",
     "judge/questions": "Number of questions asked of judges: equal ones once, however many requests one took.",
     "judge/cached": "Number of questions that judges had answered before.",

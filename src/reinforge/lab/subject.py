@@ -86,7 +86,7 @@ def _load(request: Request, directory: Path) -> _Loaded:
         config = load_config([directory / request.subject])
         rewards = config.reward_fns
         runtime = _runtime(rewards.runtime, request)
-        limits = worker_limits(runtime, request.tell)
+        limits = worker_limits(runtime, request.tell, rewards.settings)
         functions = load_reward_functions(rewards.functions, rewards.weights, directory, limits)
         data = config.data.model_copy(update=given)
         return _Loaded(functions, runtime, data, rewards.settings, config)

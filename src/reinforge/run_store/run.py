@@ -4,6 +4,7 @@
     <run>/config.yaml     the resolved config
     <run>/run.db          steps, completions, scores, events (database.py)
     <run>/judgements.db   what judges have answered and what that took; none where no judge was asked
+    <run>/network.jsonl   connections that reward functions asked for (network_log.py); none where there were none
     <run>/judge.json      settings of the judge that a resume has changed
     <run>/checkpoints/    resumable states (checkpoints.py)
     <run>/adapter/        the published final adapter

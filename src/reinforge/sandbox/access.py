@@ -45,7 +45,7 @@ NO_ACCESS = Access()
 def access_for(limits: Limits, tier: Tier, on_connection: OnConnection = ignore) -> Access:
     """What `limits` grant in a tier. ConfigError for what is no host or name, SetupError where a secret is missing or
     the tier cannot hold a function to its hosts."""
-    found = read_secrets(limits.secrets, f"{limits.section}.secrets")
+    found = read_secrets(limits.secrets, f"{limits.secrets_section}.secrets")
     if not limits.allowed_hosts:
         return Access(None, found, on_connection)
     policy = EgressPolicy(

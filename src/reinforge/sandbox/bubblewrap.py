@@ -3,7 +3,8 @@
 What this tier stops, beside what the plain one does:
 - reading any file of this machine but /usr, the system libraries and this Python installation;
 - writing any file but in a memory file system of bounded size that ends with the worker;
-- network connections of any kind (TCP, UDP, name lookups, unix sockets, also abstract ones);
+- network connections of any kind (TCP, UDP, name lookups, unix sockets, also abstract ones), but to the hosts that the
+  user allowed, through a proxy of ours (proxy.py): the one thing in the worker's own network;
 - seeing other processes, signalling, tracing or slowing them down;
 - outliving the worker: `setsid`, double forks and daemons die with it, also when the trainer is killed;
 - more processes and threads than the limit, and more memory than the limit for all of them together where a cgroup

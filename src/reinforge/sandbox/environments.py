@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reinforge.config import RewardFunctionsRuntimeConfig
+from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.errors import ConfigError, SetupError, UsageError
 from reinforge.requirements import read_requirements
 from reinforge.sandbox.home import home_folder
@@ -107,9 +107,13 @@ def lock_packages(runtime: RewardFunctionsRuntimeConfig, tell: Tell = silent) ->
     return locked.packages
 
 
-def worker_limits(runtime: RewardFunctionsRuntimeConfig, tell: Tell = silent) -> Limits:
+def worker_limits(
+    runtime: RewardFunctionsRuntimeConfig,
+    tell: Tell = silent,
+    settings: Mapping[str, RewardFunctionSettings] | None = None,
+) -> Limits:
     """What a config allows the workers of its functions, with the packages they see: see `lock_packages`."""
-    return replace(Limits.from_config(runtime), packages=lock_packages(runtime, tell))
+    return replace(Limits.from_config(runtime, settings), packages=lock_packages(runtime, tell))
 
 
 def runtime_with(packages: Sequence[str], settings: Mapping[str, Any]) -> RewardFunctionsRuntimeConfig:

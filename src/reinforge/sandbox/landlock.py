@@ -3,7 +3,8 @@
 What this tier stops, beside what the plain one does:
 - reading any file of this machine but /usr, the system libraries and this Python installation;
 - writing any file but in the worker's own folder, and changing modes, owners, times or attributes of any;
-- network connections of any kind (TCP, UDP, name lookups, unix sockets);
+- network connections of any kind (TCP, UDP, name lookups, unix sockets); to allow some hosts only is beyond it, because
+  Landlock tells ports apart but not addresses, so a run that allows hosts is refused here;
 - tracing other processes, reading their memory, signalling them, changing their limits or priority;
 - outliving the worker: no process can leave the group that is killed (`setsid` and `setpgid` are refused), also when
   the trainer is killed;

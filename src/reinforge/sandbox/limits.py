@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from reinforge.config import RewardFunctionsRuntimeConfig
+from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
+
+RUNTIME = "reward_fns.runtime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +43,20 @@ class Limits:
     """Also those of this machine and of the networks around it."""
     secrets: tuple[str, ...] = ()
     """Names of the environment variables it gets beside those that all workers have."""
-    section: str = "reward_fns.runtime"
-    """Where a user sets these three, for messages."""
+    section: str = RUNTIME
+    """Where a user sets the hosts, for messages."""
+    secrets_section: str = RUNTIME
+    settings: tuple[tuple[str, RewardFunctionSettings], ...] = ()
+    """Display name -> what one function has instead (`of`)."""
     readable: tuple[str, ...] = ()
     """Further files and folders it may read, for instance those of a model."""
     unsafe_no_sandbox: bool = False
     """The user's consent to run code without isolation where this machine offers none."""
 
     @classmethod
-    def from_config(cls, runtime: RewardFunctionsRuntimeConfig) -> Limits:
+    def from_config(
+        cls, runtime: RewardFunctionsRuntimeConfig, settings: Mapping[str, RewardFunctionSettings] | None = None
+    ) -> Limits:
         """What a config sets, the rest as above. Its packages are none yet: environments.py finds their versions."""
         return cls(
             max_print_bytes=runtime.max_print_bytes,
@@ -57,12 +65,36 @@ class Limits:
             max_processes=runtime.max_processes,
             fresh_process=runtime.fresh_process,
             unsafe_no_sandbox=runtime.unsafe_no_sandbox,
+            allowed_hosts=runtime.allowed_hosts,
+            allow_private_addresses=runtime.allow_private_addresses,
+            secrets=runtime.secrets,
+            settings=tuple((settings or {}).items()),
         )
+
+    def of(self, name: str) -> Limits:
+        """Those of one function.
+
+        >>> own = RewardFunctionSettings(secrets=("API_KEY",))
+        >>> limits = Limits(allowed_hosts=("a.example",), settings=(("judge", own),))
+        >>> limits.of("judge").secrets, limits.of("judge").allowed_hosts, limits.of("brief").secrets
+        (('API_KEY',), ('a.example',), ())
+        """
+        limits, own = replace(self, settings=()), dict(self.settings).get(name)
+        if own is None:
+            return limits
+        section = f"reward_fns.settings.{name}"
+        if own.allowed_hosts is not None:
+            limits = replace(limits, allowed_hosts=own.allowed_hosts, section=section)
+        if own.allow_private_addresses is not None:
+            limits = replace(limits, allow_private_addresses=own.allow_private_addresses)
+        if own.secrets is not None:
+            limits = replace(limits, secrets=own.secrets, secrets_section=section)
+        return limits
 
     def closed(self) -> Limits:
         """The same without network, secrets and packages: for code that the user's settings do not mean, ours or a
         completion's."""
-        return replace(self, allowed_hosts=(), allow_private_addresses=False, secrets=(), packages=())
+        return replace(self, allowed_hosts=(), allow_private_addresses=False, secrets=(), packages=(), settings=())
 
 
 __all__ = ["Limits"]

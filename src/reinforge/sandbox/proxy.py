@@ -128,7 +128,7 @@ class WorkerProxy:
             await asyncio.sleep(0.02)
 
     async def _run(self, connection: socket.socket, session: _Session) -> None:
-        record, start = session.record, time.monotonic()
+        record = session.record
         reader, writer = None, None
         try:
             reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_HEAD_BYTES)
@@ -148,9 +148,20 @@ class WorkerProxy:
                 connection.close()
             else:
                 writer.transport.abort()
-            record.duration_s = time.monotonic() - start
-            if record.host or record.reason:
-                self._tell(record)
+            self._tell_once(session)
+
+    def _tell_once(self, session: _Session) -> None:
+        """Of a connection that is over, unless nothing was ever asked for."""
+        record = session.record
+        if not session.is_told and (record.host or record.reason):
+            session.is_told = True
+            record.duration_s = time.monotonic() - session.start
+            self._tell(record)
+
+    async def _refuse(self, client: _Stream, session: _Session, status: int, reason: str) -> None:
+        """Told before the worker hears of it: whoever has its score finds the refusal counted."""
+        self._tell_once(session)
+        await _say_no(client, status, reason)
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, session: _Session) -> None:
         record = session.record
@@ -160,11 +171,11 @@ class WorkerProxy:
             upstream = await self._reach(request, session)
         except BadRequest as bad:
             record.reason = str(bad)
-            await _refuse(reader, writer, bad.status, str(bad))
+            await self._refuse((reader, writer), session, bad.status, str(bad))
             return
         except NetworkError as error:
             record.verdict, record.reason = ("refused" if error.kind == "refused" else "failed"), error.message
-            await _refuse(reader, writer, 403 if error.kind == "refused" else 502, str(error))
+            await self._refuse((reader, writer), session, 403 if error.kind == "refused" else 502, str(error))
             return
         record.verdict, record.reason = "allowed", ""
         try:
@@ -233,7 +244,7 @@ class WorkerProxy:
             await _until_answered(ask(), answer())
         except BadRequest as bad:
             session.record.verdict, session.record.reason = "failed", str(bad)
-            await _refuse(client[0], client[1], bad.status, str(bad))
+            await self._refuse(client, session, bad.status, str(bad))
 
     async def _pump(
         self,
@@ -270,8 +281,8 @@ class _Session:
 
     def __init__(self) -> None:
         self.record = Connection()
-        self.last_byte = time.monotonic()
-        self.is_answered = False
+        self.start = self.last_byte = time.monotonic()
+        self.is_answered = self.is_told = False
 
     def count(self, way: Literal["sent", "received"], num_bytes: int, policy: EgressPolicy) -> None:
         """Before they are passed on, so that whoever got them finds them counted."""
@@ -331,13 +342,14 @@ async def _answer_head(upstream: asyncio.StreamReader) -> bytes:
     raise BadRequest("the server answered nothing but interim answers", 502)
 
 
-async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, status: int, reason: str) -> None:
-    """Say no in the status line, where programs look, and in the body. What was sent is read for a moment: a closed
+async def _say_no(client: _Stream, status: int, reason: str) -> None:
+    """In the status line, where programs look, and in the body. What was sent is read for a moment: a closed
     connection could take the answer with it."""
     line = "".join(character if " " <= character <= "~" else "?" for character in reason)[:MAX_REASON]
     body = f"{line}\n".encode("ascii")
     asks = 'Proxy-Authenticate: Basic realm="reinforge"\r\n' if status == 407 else ""
     head = f"HTTP/1.1 {status} {line}\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n{asks}"
+    reader, writer = client
     with contextlib.suppress(OSError):
         writer.write(head.encode("ascii") + b"Connection: close\r\n\r\n" + body)
         writer.write_eof()
