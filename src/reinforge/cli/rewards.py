@@ -13,12 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reinforge.cli.options import find_run, package_option, runs_dir_option
-<<<<<<< HEAD
 from reinforge.cli.reward_lab import new_command, test_command
-=======
-from reinforge.cli.reward_lab import test_command
 from reinforge.cli.reward_network import network_command
->>>>>>> 7445381 (Hosts and secrets in configs, per function too; connections in the run's network.jsonl, events and metrics)
 from reinforge.cli.reward_packages import packages_command
 from reinforge.cli.reward_replay import replay_command
 from reinforge.cli.text import figure, say, visible
