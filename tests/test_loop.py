@@ -150,7 +150,7 @@ def test_a_signal_ends_the_run_after_its_step_with_its_exit_code(run, signal, co
     roles, _, _, _ = fake_roles()
     stop = loop.StopRequest(signal=signal, exit_code=code)
     with pytest.raises(Interrupted, match=f"{signal} after step 1") as raised:
-        loop.train(make_task(heldout=0), roles, run, SilentWatcher(), stop=stop)
+        loop.train(make_task(heldout=0), roles, run, SilentWatcher(), steering=loop.Steering(stop))
     assert raised.value.exit_code == code
     assert f"reinforge runs resume {run.path}" in raised.value.hint
     assert Run.open(run.path).status()[0] == "interrupted"
@@ -158,7 +158,8 @@ def test_a_signal_ends_the_run_after_its_step_with_its_exit_code(run, signal, co
 
 def test_an_interruption_in_the_last_step_is_a_finished_run(run):
     roles, _, _, _ = fake_roles()
-    loop.train(make_task(heldout=0, train_steps=1), roles, run, SilentWatcher(), stop=loop.StopRequest(signal="SIGINT"))
+    stopped = loop.Steering(loop.StopRequest(signal="SIGINT"))
+    loop.train(make_task(heldout=0, train_steps=1), roles, run, SilentWatcher(), steering=stopped)
     assert run.last_step() == 1
 
 
@@ -251,6 +252,6 @@ def test_what_happens_between_two_steps_is_an_event_of_the_next(run):
         asked.append(step)
         return (Event("change", f"after step {step}"),) if step == 2 else ()
 
-    loop.train(make_task(heldout=0), roles, run, SilentWatcher(), before_step=before_step)
+    loop.train(make_task(heldout=0), roles, run, SilentWatcher(), steering=loop.Steering(before_step=before_step))
     assert asked == [0, 1, 2, 3]
     assert [(event.step, event.message) for event in run.events()] == [(3, "after step 2")]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import reinforge
+from reinforge.api import SilentWatcher
 from reinforge.cli.main import run as command
 from reinforge.plot import _draw_rewards
 from reinforge.run_store import Run
@@ -175,3 +176,49 @@ def test_one_hanging_call_in_64_costs_a_step_its_deadline_and_little_more(tiny_q
     others = [*calm_s, *hanging_s[:2], *hanging_s[3:]]
     noise_s = max(others) - min(others)
     assert hanging_s[2] - statistics.median(others) <= hung.latency_s + 1.0 + noise_s
+
+
+LEAVING = """
+import subprocess, threading, time
+def threads(prompt, completion, example):
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    return len(completion) / 7
+def processes(completions, **columns):
+    subprocess.Popen(["sleep", "60"])
+    return [1.0] * len(completions)
+def tidy(prompt, completion, example):
+    return 1.0
+"""
+
+
+class Notes(SilentWatcher):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.mark.slow
+def test_why_workers_are_replaced_is_told_once_for_each_cause(tiny_qwen2, tmp_path, capsys):
+    (tmp_path / "rewards.py").write_text(LEAVING)
+    small = {"prompts_per_step": 2, "num_generations": 2, "train_steps": 3, "save_every": 1}
+    config = make_config(tiny_qwen2, tmp_path / "rewards.py", "threads", "processes", "tidy", **small)
+    notes = Notes()
+    path = reinforge.train(config, ROWS, runs_dir=tmp_path, name="run", watcher=notes)
+    why = "its worker is replaced, which costs a process start each time: a call left"
+    expected = {f"processes_v1: {why} processes running", f"threads_v1: {why} threads running"}
+    assert sorted(text for text in notes.texts if "replaced" in text) == sorted(expected)
+    with Run.open(path) as run:
+        events = [event for event in run.events() if event.kind == "worker_replaced"]
+        assert {(event.message, event.data["cause"]) for event in events} == {
+            (message, message.partition("time: ")[2]) for message in expected
+        }
+        assert {(row.name, row.num_ok) for row in run.functions()} == {
+            (n, 12) for n in ("threads", "processes", "tidy")
+        }
+    for show in (["runs", "show"], ["rewards", "logs"]):
+        assert command([*show, str(path)]) == 0
+        shown = capsys.readouterr().out
+        assert all(shown.count(message) == 1 for message in expected)
+    assert reinforge.verify(path, 3).equal  # what a call leaves behind is no part of a step

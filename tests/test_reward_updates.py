@@ -12,7 +12,7 @@ import pytest
 import reinforge
 from reinforge.api import SilentWatcher
 from reinforge.cli.main import run as command
-from reinforge.cli.rewards import _log
+from reinforge.cli.reward_logs import _log
 from reinforge.errors import RewardError, StoppedByGuard, UsageError
 from reinforge.grading.reward_function import RewardFunction, SourceText
 from reinforge.grading.versions import RewardUpdate, apply_update, describe_change

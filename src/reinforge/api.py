@@ -220,7 +220,7 @@ def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState |
                 _tell_network(built, run, watcher)
                 return updates.before_step(step)
 
-            loop.train(built.task, built.roles, run, watcher, state, stop, before_step=before_step)
+            loop.train(built.task, built.roles, run, watcher, state, loop.Steering(stop, before_step))
         _tell_network(built, run, watcher)
         _publish_adapter(run)
         run.finish("succeeded")

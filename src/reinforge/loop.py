@@ -16,7 +16,7 @@ from reinforge.evaluation import evaluate
 from reinforge.grading.overlong import overlong_score
 from reinforge.grading.replay import accidents
 from reinforge.insight.evaluation import Evaluation
-from reinforge.insight.faults import failing_function, reward_faults, stopping_fault
+from reinforge.insight.faults import REPLACED, failing_function, replaced_workers, reward_faults, stopping_fault
 from reinforge.insight.metrics import step_metrics
 from reinforge.learner.advantage import advantages
 from reinforge.roles import Roles
@@ -61,6 +61,16 @@ class StopRequest:
     exit_code: int = 130
 
 
+@dataclass(frozen=True)
+class Steering:
+    """What may act on a run from outside, between two of its steps."""
+
+    stop: StopRequest = field(default_factory=StopRequest)
+    before_step: BeforeStep = lambda step: ()
+    until_step: int | None = None
+    """Return after this step and its checkpoint, before the last one."""
+
+
 @dataclass
 class _Clock:
     """Seconds per stage of the step under way."""
@@ -80,22 +90,20 @@ def train(
     run: Run,
     watcher: Watcher,
     state: TrainState | None = None,
-    stop: StopRequest | None = None,
-    until_step: int | None = None,
-    before_step: BeforeStep = lambda step: (),
+    steering: Steering | None = None,
 ) -> None:
     """Train from `state` (fresh unless given; the learner is already restored to it) to the last step.
 
     Every step is one transaction in the run's database. Raises Interrupted or StoppedByGuard after a checkpoint.
     """
-    config, state, stop = task.config, state or TrainState(), stop or StopRequest()
-    last_step = config.train_steps if until_step is None else until_step
+    config, state, steering = task.config, state or TrainState(), steering or Steering()
+    last_step = config.train_steps if steering.until_step is None else steering.until_step
     roles.sampler.load(roles.learner.publish())
     if not _is_evaluated(run, state.step):  # a guard may have stopped the run in the middle of it
         _evaluate_if_due(task, roles, run, watcher, state)
     record_s = 0.0
     while state.step < last_step:
-        changes = before_step(state.step)
+        changes = steering.before_step(state.step)
         clock, collected = _Clock({"time/record_s": record_s}), None
         if state.batch is None:
             collected = _sample_and_grade(task, roles, state)
@@ -118,13 +126,14 @@ def train(
         watcher.step(state.step, record.metrics, record.groups)
         for event in record.events:
             watcher.note(event.message)
+        _tell_replaced_workers(run, watcher, record.groups)
 
         score = _evaluate_if_due(task, roles, run, watcher, state)
-        asked_to_stop = stop.signal or run.take_stop_request()
+        asked_to_stop = steering.stop.signal or run.take_stop_request()
         if asked_to_stop or state.step % config.save_every == 0 or state.step == last_step:
             save_checkpoint(run.path, state.step, partial(_write_state, roles, state), score)
         if asked_to_stop and state.step < last_step:
-            _end_early(run, stop, asked_to_stop, state.step)
+            _end_early(run, steering.stop, asked_to_stop, state.step)
 
 
 def _sample_and_grade(task: Task, roles: Roles, state: TrainState) -> Collected:
@@ -204,7 +213,17 @@ def _evaluate_if_due(task: Task, roles: Roles, run: Run, watcher: Watcher, state
     watcher.evaluation(step, evaluation, groups)
     for event in reward_faults(groups):
         watcher.note(f"held-out: {event.message}")
+    _tell_replaced_workers(run, watcher, groups)
     return evaluation.pass_at_1
+
+
+def _tell_replaced_workers(run: Run, watcher: Watcher, groups: Sequence[Group]) -> None:
+    """Each cause once in a run. What a call leaves behind is a matter of time, so this is no part of the step."""
+    if any(score.note for group in groups for grade in group.grades for score in grade.scores):
+        told = [event.message for event in run.events(limit=-1) if event.kind == REPLACED]
+        for event in replaced_workers(groups, told):
+            run.record_event(event)
+            watcher.note(event.message)
 
 
 def _write_state(roles: Roles, state: TrainState, folder: Path) -> None:

@@ -101,6 +101,8 @@ class CallResult:
     message: str = ""
     prints: str = ""
     latency_s: float = 0.0
+    note: str = ""
+    """As in Score."""
 
 
 @dataclass(frozen=True, slots=True)

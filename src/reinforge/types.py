@@ -145,6 +145,9 @@ class Score:
     """Further figures the function returned beside its score. Finite."""
     cached: bool = False
     """Taken from the cache of a pure function instead of a call."""
+    note: str = ""
+    """Why the worker was replaced around this call, empty when it was not. For people, and not kept with the score:
+    what a call leaves behind is a matter of time."""
 
     @property
     def contribution(self) -> float:

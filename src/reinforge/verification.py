@@ -52,9 +52,8 @@ def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> V
             try:
                 state = restore(built, run, watcher)
                 updates = RewardUpdates(run, built.grader)
-                loop.train(
-                    built.task, built.roles, run, watcher, state, until_step=step, before_step=updates.before_step
-                )
+                steering = loop.Steering(before_step=updates.before_step, until_step=step)
+                loop.train(built.task, built.roles, run, watcher, state, steering)
                 return Verification(step, state.step, stored, _hashes(run, step))
             finally:
                 built.close()

@@ -44,6 +44,15 @@ def test_every_function_of_a_file_and_what_failed(folder: Path, capsys: pytest.C
     assert "  it printed: about to fail\\x1b[2J" in err
 
 
+def test_what_costs_a_worker_is_told_once(folder: Path, capsys: pytest.CaptureFixture[str]):
+    body = "    subprocess.Popen(['sleep', '9'])\n    return 1\n"
+    (folder / "rewards.py").write_text(f"import subprocess\ndef leaves(prompt, completion, example):\n{body}")
+    assert reinforge(["grade", "rewards.py", "--data", "rows.jsonl"]) == 0
+    cause = "a call left processes running"
+    told = f"leaves: its worker was replaced, which costs a process start each time: {cause}\n"
+    assert capsys.readouterr().err == told
+
+
 def test_failed_calls_are_told_by_cause_the_frequent_first(folder: Path, capsys: pytest.CaptureFixture[str]):
     (folder / "rewards.py").write_text(
         "def broken(prompt, completion, example):\n    raise ValueError(completion)\n"

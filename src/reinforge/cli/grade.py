@@ -144,3 +144,6 @@ def _tell_faults(grades: Sequence[Grade]) -> None:
             say("  it printed: " + visible(score.prints.strip()).replace("\n", "\n  "))
     if len(causes) > MAX_CAUSES:
         say(f"... and {len(causes) - MAX_CAUSES} more causes; --json lists every call.")
+    notes = {(score.name, score.note): None for grade in grades for score in grade.scores if score.note}
+    for name, note in notes:
+        say(visible(f"{name}: its worker was replaced, which costs a process start each time: {note}", one_line=True))

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from reinforge.cli.options import find_run, package_option, runs_dir_option
 from reinforge.cli.reward_lab import new_command, test_command
+from reinforge.cli.reward_logs import logs_command
 from reinforge.cli.reward_network import network_command
 from reinforge.cli.reward_packages import packages_command
 from reinforge.cli.reward_replay import replay_command
-from reinforge.cli.text import figure, say, visible
+from reinforge.cli.text import say
 from reinforge.errors import RewardError, UsageError
 
 if TYPE_CHECKING:
     from reinforge.grading.reward_function import RewardFunction, SourceText
-    from reinforge.run_store.records import LogRow
     from reinforge.sandbox.limits import Limits
 
 APPLY_WAIT_S = 2.0
 """How long `update` looks whether the trainer has taken the request, unless told otherwise."""
-PAGE = 1000
 
 
 @click.group("rewards")
@@ -40,6 +38,7 @@ rewards_command.add_command(test_command)
 rewards_command.add_command(replay_command)
 rewards_command.add_command(packages_command)
 rewards_command.add_command(network_command)
+rewards_command.add_command(logs_command)
 
 
 @rewards_command.command("update")
@@ -161,92 +160,6 @@ def _bases(versions: Sequence[str]) -> dict[str, str]:
         if not re.fullmatch(r".+_v\d+", version):
             raise UsageError(f"--base {version} is no version.", hint="Write it as `runs show` does: format_v1.")
     return {version.rpartition("_v")[0]: version for version in versions}
-
-
-@rewards_command.command("logs")
-@click.argument("run", required=False)
-@runs_dir_option
-@click.option("--function", "functions", multiple=True, metavar="NAME", help="Only this function; may be repeated.")
-@click.option("--version", "versions", multiple=True, metavar="NAME_vN", help="Only this version; may be repeated.")
-@click.option("--step", metavar="N or N-M", help="Only these steps.")
-@click.option("--state", type=click.Choice(["ok", "error", "masked"]), help="Only scores in this state.")
-@click.option("--grep", metavar="PATTERN", help="Only where the message or the prints match (a regular expression).")
-@click.option("--follow", is_flag=True, help="Go on with new scores until the run ends.")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one a score.")
-def logs_command(
-    run: str | None,
-    runs_dir: Path,
-    functions: tuple[str, ...],
-    versions: tuple[str, ...],
-    step: str | None,
-    state: str | None,
-    grep: str | None,
-    follow: bool,
-    as_json: bool,
-) -> None:
-    """Every score in RUN with its version, step, epoch, latency, prints and errors; the newest run if none is named."""
-    first, last = _steps(step)
-    wanted = {"functions": functions, "versions": versions, "first": first, "last": last, "state": state}
-    pattern = _pattern(grep)
-    for row in _log(find_run(run, runs_dir), wanted, follow):
-        if pattern is None or pattern.search(row.message) or pattern.search(row.prints):
-            click.echo(json.dumps(asdict(row)) if as_json else _log_text(row))
-
-
-def _log(path: Path, wanted: Mapping[str, Any], follow: bool) -> Iterator[LogRow]:
-    """Page after page. The run is opened anew for each look, so that nobody waits for us."""
-    from reinforge.run_store import Run
-
-    after = 0
-    while True:
-        with Run.open(path) as run:
-            ended = run.status()[0] != "running"  # asked first: what is read then is all there is
-            page = run.score_log(**wanted, after=after, limit=PAGE)
-            if not page:
-                after = min(after, run.last_completion())  # a resumed run writes its last steps again
-        yield from page
-        if page:
-            after = page[-1].completion
-        elif not follow or ended:
-            return
-        else:
-            time.sleep(0.5)
-
-
-def _steps(text: str | None) -> tuple[int, int | None]:
-    if text is None:
-        return 1, None
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-    if not match:
-        raise UsageError(f"--step {text} names no steps.", hint="Write 20 or 20-30.")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _pattern(text: str | None) -> re.Pattern[str] | None:
-    try:
-        return None if text is None else re.compile(text)
-    except re.error as error:
-        raise UsageError(f"--grep {text} is no regular expression: {error}.") from None
-
-
-def _log_text(row: LogRow) -> str:
-    """One line, and what was printed and went wrong below it.
-
-    >>> from reinforge.run_store.records import LogRow
-    >>> print(_log_text(LogRow(9, 3, 0, 7, 1, "f", "f_v2", 1.0, None, "error", "raised", "KeyError: 'x'", "hi", 0.5)))
-    step 3  epoch 0  example 7 #1  f_v2  error (raised)  500.0 ms
-        KeyError: 'x'
-        | hi
-    """
-    outcome = f"{figure(row.value)}" if row.state == "ok" else f"{row.state} ({row.kind})"
-    if row.stand_in is not None:
-        outcome += f", {figure(row.stand_in)} instead"
-    head = f"step {row.step}  epoch {row.epoch}  example {row.example} #{row.generation}  {row.version}  {outcome}"
-    lines = [f"{head}  {1000 * row.latency_s:.1f} ms"]
-    lines += [f"    {name} {value:g}" for name, value in row.metrics.items()]
-    lines += [f"    {line}" for line in row.message.strip().splitlines()]
-    lines += [f"    | {line}" for line in row.prints.strip("\n").splitlines()]
-    return "\n".join(visible(line, one_line=True) for line in lines)
 
 
 @rewards_command.command("helpers")

@@ -37,7 +37,7 @@ class ScoreCache:
             for key in keys:
                 if key in self._scores:
                     self._scores.move_to_end(key)
-                    found[key] = replace(self._scores[key], latency_s=0.0, cached=True)
+                    found[key] = replace(self._scores[key], latency_s=0.0, cached=True, note="")
         asked = {key: place for place, key in reversed(list(enumerate(keys))) if key not in found}
         places = sorted(asked.values())
         answers = dict(zip(places, call(case.only(places)), strict=True)) if places else {}
@@ -48,7 +48,7 @@ class ScoreCache:
             while len(self._scores) > self._max_scores:
                 self._scores.popitem(last=False)
         for place, score in answers.items():
-            found[keys[place]] = replace(score, latency_s=0.0, cached=True)
+            found[keys[place]] = replace(score, latency_s=0.0, cached=True, note="")
         return [answers.get(place, found[key]) for place, key in enumerate(keys)]
 
 

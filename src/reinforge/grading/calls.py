@@ -189,7 +189,7 @@ def trl_arguments(function: RewardFunction, case: Case, chosen: list[int]) -> di
 
 
 def _scores_of_list(function: RewardFunction, result: CallResult, num_completions: int) -> list[Score]:
-    """The scores of one batched call. Its prints stay with the first completion; latency is shared out."""
+    """The scores of one batched call. Its prints and note stay with the first completion; latency is shared out."""
     values = result.value
     kind, message = result.kind, result.message
     if not kind and not isinstance(values, list):
@@ -199,8 +199,8 @@ def _scores_of_list(function: RewardFunction, result: CallResult, num_completion
     latency_s = result.latency_s / num_completions
     scores = []
     for index in range(num_completions):
-        prints = result.prints if index == 0 else ""
-        shared = CallResult(None, kind, message, prints, latency_s)
+        prints, note = (result.prints, result.note) if index == 0 else ("", "")
+        shared = CallResult(None, kind, message, prints, latency_s, note)
         value = values[index] if not kind and isinstance(values, list) else None
         scores.append(_score_of_result(function, shared, value, none_applies_not=True))
     return scores
@@ -216,7 +216,7 @@ def _score_of_result(
         value = read_value(returned, none_applies_not=none_applies_not)
     state = "error" if value.kind else "ok"
     score = _score(function, value.number, state, value.kind, value.message, result.prints, result.latency_s)
-    return replace(score, metrics=value.metrics) if value.metrics else score
+    return replace(score, metrics=value.metrics, note=result.note) if value.metrics or result.note else score
 
 
 def _score(

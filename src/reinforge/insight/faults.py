@@ -34,6 +34,27 @@ def reward_faults(groups: Iterable[Group]) -> Iterator[Event]:
         )
 
 
+REPLACED = "worker_replaced"
+"""Kind of the event that says why a function's worker was replaced."""
+
+
+def replaced_workers(groups: Iterable[Group], told: Iterable[str] = ()) -> Iterator[Event]:
+    """Why workers were replaced, but for timeouts and ends, which are scores: one event per function version and cause.
+    `told` are messages of earlier events.
+
+    >>> from reinforge.types import Example, Grade, Prompt, Score
+    >>> group = Group(Prompt(Example(0, "Hi"), "Hi", (1,)), 0, (), (Grade((Score("f", "f_v1", 1.0, note="why"),)),) * 2)
+    >>> [event.message for event in replaced_workers([group])]
+    ['f_v1: its worker is replaced, which costs a process start each time: why']
+    """
+    known = set(told)
+    for score in (score for group in groups for grade in group.grades for score in grade.scores):
+        message = f"{score.version}: its worker is replaced, which costs a process start each time: {score.note}"
+        if score.note and message not in known:
+            known.add(message)
+            yield Event(REPLACED, message, level="warning", data={"function": score.name, "cause": score.note})
+
+
 def stopping_fault(groups: Iterable[Group]) -> Event | None:
     """The first score that says that nothing more can be judged (types.STOPPING_KINDS), or None. One with a stand-in
     counts, so it stops nothing.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from reinforge.roles import CallResult
 from reinforge.sandbox.access import OnConnection, access_for, ignore
@@ -70,6 +71,7 @@ class Worker:
         provide(self._limits.packages)
         self._process: WorkerProcess | None = None
         self._closed = False
+        self._note = ""
         self._use = threading.Lock()
         """Held while a process is started or called."""
         self._lock = threading.Lock()
@@ -107,13 +109,13 @@ class Worker:
                 process.prepare(function, shared, deadline_s)
                 while len(results) < len(each) and process.is_idle():
                     start = time.monotonic()
-                    results.append(process.call(each[len(results)]))
+                    results.append(self._noted(process.call(each[len(results)])))
                     if results[-1].kind in RECYCLE_KINDS or process.left:
                         self._discard()
                         break
             except TimeoutError:
                 text = f"no result within {deadline_s:g} s"
-                results.append(CallResult(None, "timeout", text, process.unread_prints(), deadline_s))
+                results.append(self._noted(CallResult(None, "timeout", text, process.unread_prints(), deadline_s)))
                 self._discard()
             except WorkerGone as gone:
                 if self._closed:
@@ -121,7 +123,7 @@ class Worker:
                 prints, latency_s = process.unread_prints(), time.monotonic() - start
                 self._let_go()
                 text = f"the process ended during the call: {process.kill_and_tell(gone)}"
-                results.append(CallResult(None, "exited", text, prints, latency_s))
+                results.append(self._noted(CallResult(None, "exited", text, prints, latency_s)))
         return results
 
     def close(self) -> None:
@@ -144,6 +146,7 @@ class Worker:
                 return self._process
             if self._process is not None:
                 self._process.kill()
+                self._note = "its process had ended, or written something, between two calls"
             process = self._process = WorkerProcess(self._limits, self._tier, self._access)
         try:
             process.load(self._source, self._file_name)
@@ -153,6 +156,11 @@ class Worker:
                 raise WorkerUnavailable("the worker was closed while it started") from None
             raise
         return process
+
+    def _noted(self, result: CallResult) -> CallResult:
+        """The result, with what made us replace the process before its call."""
+        note, self._note = self._note, ""
+        return replace(result, note=note) if note and not result.note else result
 
     def _discard(self) -> None:
         process = self._let_go()

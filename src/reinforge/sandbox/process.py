@@ -193,7 +193,8 @@ class WorkerProcess:
         if not isinstance(latency_s, float) or not 0 <= latency_s < math.inf:
             raise WorkerGone(broken=True)
         kind, message, prints, self.left = (_clean(reply.get(key)) for key in ("kind", "message", "prints", "left"))
-        return CallResult(None if kind else reply.get("value"), kind, message, prints, latency_s)
+        note = f"a call left {self.left} running" if self.left else ""
+        return CallResult(None if kind else reply.get("value"), kind, message, prints, latency_s, note)
 
     def is_idle(self) -> bool:
         """False when the process ended, or wrote something, while nobody asked it anything."""

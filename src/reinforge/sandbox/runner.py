@@ -208,9 +208,9 @@ class Runner:
     def left(self) -> str:
         """What the call left behind: threads of Python, and processes where we are told of them; "" for nothing."""
         end = perf_counter() + THREAD_END_S
-        while (surplus := len(threads_by_id()) - self.num_threads) > 0:
+        while len(threads_by_id()) > self.num_threads:
             if perf_counter() > end:
-                return f"{surplus} threads"
+                return "threads"
             sleep(0.001)
         try:
             while waitpid(-1, WNOHANG) != (0, 0):
