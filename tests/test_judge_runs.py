@@ -17,6 +17,7 @@ from reinforge.errors import StoppedByGuard, UsageError
 from reinforge.grading.judge_gate import Patience
 from reinforge.insight.metrics import is_registered
 from reinforge.run_store import Run
+from reinforge.run_store.judgements import read_judgements
 from reinforge.verification import verify
 
 QUICK = Patience(first_backoff_s=0.01, max_backoff_s=0.05, probe_s=0.02, max_probe_s=0.05)
@@ -128,6 +129,29 @@ def test_a_judge_that_comes_back_in_time_costs_nothing_but_time(tiny_qwen2, whol
         patient = api.train(config, ROWS, runs_dir=tmp_path, name="patient")
         assert next(probes) > 12
     assert facts(patient) == whole
+    _, note = read_judgements(patient)
+    assert note.text.startswith("the judge answers again after ")
+
+
+def test_who_looks_on_sees_that_a_run_waits_for_its_judge(tiny_qwen2, tmp_path, capsys):
+    seen = []
+
+    def look_on(body, attempt):
+        if len(server.requests) in range(12, 30):
+            if len(server.requests) == 28:
+                capsys.readouterr()
+                command(["runs", "show", str(tmp_path / "run"), "--json"])
+                seen.append(json.loads(capsys.readouterr().out)["judge"])
+            return "503"
+        return ""
+
+    with JudgeServer(by_content, look_on) as server:
+        config = make_config(tiny_qwen2, server, {"concurrency": 1, "max_retries": 9})
+        api.train(config, ROWS, runs_dir=tmp_path, name="run")
+    (judge,) = seen
+    assert judge["note"]["text"].startswith("the judge is down (it answered 503")
+    assert judge["note"]["text"].endswith("waiting up to 600 s")
+    assert judge["calls"] > 12
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@
     |- ModelError             4   a model or adapter cannot be loaded
     |- NetworkError           4   a server cannot be reached, or may not be
     |- CheckpointError        1   a checkpoint is damaged or does not belong to this run
-    |- StoppedByGuard         5   a guard (reward_fns.max_error_rate) or a request ended the run; it can be resumed
+    |- StoppedByGuard         5   a guard (failing rewards, a judge) or a request ended the run; it can be resumed
     |- Interrupted        130/143 Ctrl-C or SIGTERM, after a checkpoint
 
 Exit codes: 0 done, 1 run failed, 2 usage or config, 3 data or reward function unfit, 4 environment or model unfit,
@@ -115,9 +115,9 @@ class CheckpointError(ReinforgeError):
 
 
 class StoppedByGuard(ReinforgeError):
-    """Too many reward calls failed (`reward_fns.max_error_rate`, or a function's `on_error: fail`), or a stop request
-    (the file `control/stop` in the run's folder, with a reason in it) ended the run, after a checkpoint.
-    `reinforge runs resume` goes on."""
+    """Too many reward calls failed (`reward_fns.max_error_rate`, or a function's `on_error: fail`), a judge stays down,
+    turns us away or has used its budget (`reward_fns.judge`), or a stop request (the file `control/stop` in the run's
+    folder, with a reason in it) ended the run, after a checkpoint. `reinforge runs resume` goes on."""
 
     code = "stopped"
     exit_code = 5

@@ -172,6 +172,42 @@ def test_a_rubric_with_other_lines_than_asked_is_a_parse_error(make_grader, numb
         assert (found.value, found.kind) == (None, "model_grader_parse_error")
 
 
+SAYS = {"type": "string_check", "operation": "like", "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
+SHOUTS = "def grade(sample, item):\n    print('heard')\n    return float('!' in sample['output_text'])"
+CHECKED = {
+    "type": "rubric",
+    "model": "judge",
+    "lines": [
+        {"name": "clear", "text": "Is clear.", "weight": 0.5},
+        {"name": "right", "grader": SAYS, "weight": 0.5},
+        {"name": "shouts", "grader": {"type": "python", "source": SHOUTS}, "weight": -0.25},
+    ],
+}
+
+
+def test_lines_that_code_can_check_are_not_the_judges(make_grader):
+    with JudgeServer(lambda body: {"lines": [{"line": 1, "reason": "r", "verdict": "yes"}]}) as server:
+        found = scores(make_grader(server, judge={**CHECKED, "pass_threshold": 0.9}), "42", "41", "42!")
+        assert [score.value for score in found] == [1.0, 0.5, 0.75]
+        assert found[2].metrics == {"clear": 1.0, "right": 1.0, "shouts": 1.0, "passed": 0.0}
+        assert found[0].message.startswith("clear: yes (r)")
+        assert found[0].prints == "[shouts]\nheard\n"
+        told = server.requests[0]["messages"][0]["content"]
+        assert "1. Is clear." in told
+        assert "2." not in told
+        server.fault = lambda body, attempt: "refusal"
+        (score,) = scores(make_grader(server, judge=CHECKED), "new")
+        assert (score.state, score.kind, score.value) == ("masked", "model_grader_refusal_error", None)
+        assert score.message.startswith("judge: the judge refused")
+
+
+def test_a_rubric_of_checks_alone_asks_nobody(make_grader):
+    lines = {"type": "rubric", "lines": CHECKED["lines"][1:]}
+    with JudgeServer() as server:
+        assert [score.value for score in scores(make_grader(server, judge=lines), "42", "42!")] == [1.0, 0.5]
+        assert server.requests == []
+
+
 DIMENSIONS = {
     "type": "rubric",
     "model": "judge",
@@ -402,6 +438,9 @@ def test_what_a_judge_lacks_is_said_when_it_is_loaded():
         ({**SCORE, "input": [{"role": "user", "content": "{{item.a"}]}, "never closed"),
         ({**SCORE, "examples": {"good": "x"}}, "examples"),
         ({"type": "rubric"}, "either lines or dimensions"),
+        ({**LINES, "lines": [{"name": "a"}]}, "either a text for the judge or a grader"),
+        ({**LINES, "lines": [{"name": "a", "grader": {"type": "set_f2"}}]}, "set_f2"),
+        ({**LINES, "lines": [{"name": "a", "text": "{{item.x"}]}, "never closed"),
         ({**LINES, "dimensions": DIMENSIONS["dimensions"]}, "either lines or dimensions"),
         ({**LINES, "lines": LINES["lines"][:1] * 2}, 'two are named "basis"'),
         ({**LINES, "lines": LINES["lines"][2:]}, "no weight is above 0"),

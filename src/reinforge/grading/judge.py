@@ -22,7 +22,7 @@ from reinforge.grading.judge_gate import Patience
 from reinforge.grading.judge_prompt import Fence, Material, build_messages, measures_of, told_by
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.grading.spec import read, walk
-from reinforge.grading.spec_judges import Judge, ScoreModel, TextPart
+from reinforge.grading.spec_judges import Judge, Rubric, ScoreModel, TextPart
 from reinforge.run_store.judgements import Usage
 from reinforge.sandbox.environments import silent
 from reinforge.types import Example, Score
@@ -101,7 +101,7 @@ def check_judges(functions: Iterable[RewardFunction], config: JudgeConfig) -> No
     for function in functions:
         if function.dialect == "grader":
             for _, node in walk(read(json.loads(function.source), function.file_name)):
-                if isinstance(node, Judge):
+                if isinstance(node, Judge) and not (isinstance(node, Rubric) and node.judged() is None):
                     model_of(node, config, function.name)
                     check_endpoint(config)
 

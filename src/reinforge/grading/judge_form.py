@@ -109,27 +109,31 @@ def _label(node: LabelModel) -> Form:
 
 
 def _lines(node: Rubric, fill: Callable[[str], str]) -> Form:
-    """The score is sum(weight * verdict) / sum(weights above 0), within 0..1."""
     lines, words = node.lines or [], list(node.verdicts)
-    listed = "\n".join(f"{place}. {fill(line.text)}" for place, line in enumerate(lines, start=1))
+    listed = "\n".join(f"{place}. {fill(line.text or '')}" for place, line in enumerate(lines, start=1))
     task = (
         f"Judge each line of this rubric by itself:\n{listed}\n\nReply with one JSON object: "
         '{"lines": [{"line": its number, "reason": "in a sentence", "verdict": '
         f"one of {_either(words)}}}]}}, with every line once."
     )
     row = _object(line=INTEGER, reason=TEXT, verdict={"type": "string", "enum": words})
-    most = sum(line.weight for line in lines if line.weight > 0)
 
     def read(reply: dict[str, Any]) -> list[Result]:
         rows = _numbered(reply, "lines", "line", len(lines))
         verdicts = [_one_of(row, "verdict", words) for row in rows]
         shares = {line.name: node.verdicts[verdict] for line, verdict in zip(lines, verdicts, strict=True)}
-        score = sum(line.weight * shares[line.name] for line in lines) / most
         told = zip(lines, verdicts, rows, strict=True)
         reason = "; ".join(f"{line.name}: {verdict} ({text_of(row, 'reason')})" for line, verdict, row in told)
-        return [Result(min(max(score, 0.0), 1.0), reason[:MAX_REASON], shares)]
+        return [Result(rubric_score(node, shares), reason[:MAX_REASON], shares)]
 
     return Form(task, _object(lines=_list(row)), read)
+
+
+def rubric_score(node: Rubric, shares: Mapping[str, float]) -> float:
+    """sum(weight * share) / sum(weights above 0), within 0..1; 0 for the part of a rubric that has none of these."""
+    lines = node.lines or []
+    most = sum(line.weight for line in lines if line.weight > 0) or 1.0
+    return min(max(sum(line.weight * shares[line.name] for line in lines) / most, 0.0), 1.0)
 
 
 def _dimensions(node: Rubric, fill: Callable[[str], str]) -> Form:

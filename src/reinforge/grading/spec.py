@@ -273,7 +273,7 @@ def columns_of(node: GraderNode) -> tuple[str, ...]:
     """The columns that the templates of a tree read, each once."""
     names: list[str] = []
     for _, part in walk(node):
-        if not part.children() and not isinstance(part, PythonGrader):
+        if (isinstance(part, Rubric) or not part.children()) and not isinstance(part, PythonGrader):
             templates = (Template.parse(text) for text in texts_in(part.model_dump(exclude={"type", "name"})))
             names += [column for template in templates for column in template.columns]
     return tuple(dict.fromkeys(names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeGuard
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
 from reinforge.grading.spec_base import GraderNode, TemplateText, refuse
 
@@ -173,15 +173,34 @@ class LabelModel(JudgeNode):
         return self
 
 
+def _read_check(value: object) -> GraderNode:
+    from reinforge.grading.spec import read_node  # which knows all types, these here among them
+
+    return value if isinstance(value, GraderNode) else read_node(value)
+
+
+Check = Annotated[SerializeAsAny[GraderNode], BeforeValidator(_read_check)]
+
+
 class RubricLine(_Part):
     """One thing a completion should do, or must not."""
 
     name: PlainText
     """What its verdict is called among the score's figures."""
-    text: TemplateText
+    text: TemplateText | None = None
     """What the judge looks for."""
+    grader: Check | None = None
+    """Checks the line in the judge's place; its score, 0 to 1, is the share of the weight."""
     weight: float = 1.0
     """Its share; below 0 for what costs."""
+
+    @model_validator(mode="after")
+    def _is_judged_once(self) -> RubricLine:
+        if (self.text is None) == (self.grader is None):
+            raise refuse("text", "a line has either a text for the judge or a grader", self.text)
+        if self.name == "judge":
+            raise refuse("name", "the judge itself is called so: choose another", self.name)
+        return self
 
 
 class RubricDimension(_Part):
@@ -219,6 +238,18 @@ class Rubric(JudgeNode):
     @property
     def messages(self) -> list[JudgeMessage]:
         return self.input or []
+
+    def children(self) -> dict[str, GraderNode]:
+        return {line.name: line.grader for line in self.lines or [] if line.grader is not None}
+
+    def full_json(self) -> dict[str, Any]:
+        """Without the graders of its lines."""
+        return self.model_dump(mode="json", exclude={"lines": {"__all__": {"grader"}}})
+
+    def judged(self) -> Rubric | None:
+        """The part of it that is the judge's; None when graders check every line."""
+        lines = [line for line in self.lines or [] if line.text is not None]
+        return self if self.dimensions else self.model_copy(update={"lines": lines}) if lines else None
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> Rubric:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from reinforge.config import JudgeConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.grading.compound import CompoundScorer, ThresholdScorer
 from reinforge.grading.judge import Judges
+from reinforge.grading.judge_rubric import RubricScorer
 from reinforge.grading.local_grader import worker_source
 from reinforge.grading.network import Network
 from reinforge.grading.places import FACTORIES, is_local
@@ -19,7 +20,7 @@ from reinforge.grading.reward_function import DEFAULT_FUNCTION, RewardFunction
 from reinforge.grading.scorers import FunctionWorkers, Scorer
 from reinforge.grading.spec import PythonGrader, read
 from reinforge.grading.spec_base import GraderNode
-from reinforge.grading.spec_judges import Judge
+from reinforge.grading.spec_judges import Judge, Rubric
 from reinforge.sandbox import tiers
 from reinforge.sandbox.access import OnConnection, ignore
 from reinforge.sandbox.limits import Limits
@@ -62,6 +63,10 @@ class _Starter:
     on_connection: OnConnection
 
     def start(self, function: RewardFunction, node: GraderNode) -> Scorer:
+        if isinstance(node, Rubric) and node.children():
+            judged = node.judged()
+            judge = None if judged is None else self.judges.scorer(function, judged)
+            return _with_threshold(RubricScorer(function, node, self._parts(function, node), judge), node)
         if isinstance(node, Judge):
             return _with_threshold(self.judges.scorer(function, node), node)
         if is_local(node):
@@ -73,6 +78,10 @@ class _Starter:
             module, _, name = FACTORIES[node.type].partition(":")
             factory: Factory = getattr(importlib.import_module(module), name)
             return _with_threshold(factory(function, node, self.runtime, self.settings), node)
+        return CompoundScorer(function, node.full_json(), self._parts(function, node))
+
+    def _parts(self, function: RewardFunction, node: GraderNode) -> dict[str, Scorer]:
+        """A scorer for each grader that the node holds; none is left behind when one does not start."""
         with ExitStack() as undo:
             parts: dict[str, Scorer] = {}
             for name, child in node.children().items():
@@ -80,7 +89,7 @@ class _Starter:
                 parts[name] = self.start(own, child)
                 undo.callback(parts[name].close)
             undo.pop_all()
-            return CompoundScorer(function, node.full_json(), parts)
+            return parts
 
     def workers(self, function: RewardFunction, called: RewardFunction | None = None) -> FunctionWorkers:
         """For Python of the user."""
