@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "reinforge"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-LAYER_0 = {"types", "roles", "errors", "model_files", "requirements", "config"}
+LAYER_0 = {"types", "roles", "errors", "model_files", "requirements", "config", "config_rollout"}
 LAYER_1 = {"config_problems", "config_file", "run_store", "data", "grading", "sandbox", "insight"}
 LAYER_2 = {"policy", "learner", "inference", "rollout"}
 LAYER_3 = {"loop", "evaluation", "reward_updates", "lab"}
@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "roles": {"types"},
     "model_files": set(),
     "requirements": set(),
-    "config": {"errors", "requirements"},
+    "config": {"errors", "requirements", "config_rollout"},
+    "config_rollout": set(),
     "config_problems": {"config"},
     "config_file": {"config", "config_problems", "errors"},
     "sandbox": LAYER_0,

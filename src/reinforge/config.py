@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from reinforge.config_rollout import ImportanceCorrection, Positive
+from reinforge.config_rollout import Part as _Part
 from reinforge.requirements import read_requirements
 
-Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class SamplingParams(_Part):
@@ -294,6 +291,8 @@ class GRPOConfig(_Part):
     """Divide (reward - group mean) by the group's std, the batch's, or not at all."""
     importance_sampling_level: Literal["token", "sequence"] = "token"
     """Ratio to the old policy per token, or per completion (GSPO)."""
+    importance_correction: ImportanceCorrection = ImportanceCorrection()
+    """Correction for tokens that were drawn from another distribution than the policy's."""
     beta: Annotated[float, Field(ge=0)] = 0.001
     """Weight of the KL penalty to the reference, which is the base model (K2). 0 spares its forward pass."""
     use_bias_correction_kl: bool = True

@@ -30,6 +30,8 @@ TOLERANCE = 1e-5
 TEMPERATURE = 0.9
 SPREAD = 0.08
 BATCH = trl_oracle.hand_made_batch()
+CAP = 1.2
+CORRECTIONS = [("truncate", "token"), ("mask", "token"), ("truncate", "sequence"), ("mask", "sequence")]
 
 
 @dataclass(frozen=True)
@@ -192,15 +194,16 @@ def test_the_learner_equals_trl_on_other_architectures(folder, off_policy, reque
     assert_learner_agrees(policy, case, verdict, (old, now))
 
 
-def learner_batch():
-    """The hand-made batch as the loop hands it to the learner."""
+def learner_batch(drawn=None):
+    """The hand-made batch as the loop hands it to the learner; `drawn` are the sampler's logprobs."""
     ends = iter(BATCH.truncated)
+    of_rows = iter(drawn or [(-1.0,) * len(completion) for _, completion in BATCH.rows])
     groups = []
     for p, (prompt, completions, rewards) in enumerate(
         zip(BATCH.prompts, BATCH.completions_PG, BATCH.rewards_PG, strict=True)
     ):
         made = tuple(
-            Completion(g, ids, "", "length" if next(ends) else "stop", (-1.0,) * len(ids), (-1.0,) * len(ids), 0)
+            Completion(g, ids, "", "length" if next(ends) else "stop", (-1.0,) * len(ids), next(of_rows), 0)
             for g, ids in enumerate(completions)
         )
         grades = tuple(Grade((Score("r", "r_v1", r, state="masked" if r is None else "ok"),)) for r in rewards)
@@ -208,7 +211,7 @@ def learner_batch():
     return Batch(tuple(groups), advantages([group.rewards_G for group in groups], "group"))
 
 
-def assert_learner_agrees(policy, case, verdict, old_and_now):
+def assert_learner_agrees(policy, case, verdict, old_and_now, drawn=None, **changes):
     assert policy.shares_prefix
     learner = make_learner(
         policy,
@@ -226,17 +229,55 @@ def assert_learner_agrees(policy, case, verdict, old_and_now):
         num_iterations=2,
         tokens_per_microbatch=16,
         max_grad_norm=1e9,
+        **changes,
     )
     old, now = old_and_now
-    batch = learner_batch()
+    batch = learner_batch(drawn)
     trl_oracle.set_lora(policy.peft_model, old if case.off_policy else now)
     if case.off_policy:
         batch = batch.after(learner.update(batch))
         trl_oracle.set_lora(policy.peft_model, now)
     ours = learner_gradients(learner, batch)
-    loss = learner.update(batch).metrics["policy/loss"]
-    assert abs(loss - verdict.loss) <= TOLERANCE * max(1.0, abs(verdict.loss))
+    metrics = learner.update(batch).metrics
+    assert abs(metrics["policy/loss"] - verdict.loss) <= TOLERANCE * max(1.0, abs(verdict.loss))
     assert trl_oracle.largest_gap(ours, verdict.gradients) <= TOLERANCE
+    return metrics
+
+
+CORRECTED = [(mode, level, off_policy) for mode, level in CORRECTIONS for off_policy in (False, True)]
+
+
+@pytest.mark.parametrize(("mode", "level", "off_policy"), CORRECTED)
+def test_importance_correction_equals_trl(mode, level, off_policy, tiny_qwen2, tmp_path, plain_model, old_and_now):
+    """Tokens that a third policy has drawn; the KL penalty has no weights in TRL either."""
+    drawn = drawn_logprobs(plain_model)
+    case = Case("grpo", "token", 0.04, None, False, off_policy)
+    verdict = trl_oracle.ask_trl(
+        tiny_qwen2,
+        tmp_path,
+        BATCH,
+        old_and_now[0] if off_policy else None,
+        old_and_now[1],
+        drawn,
+        vllm_importance_sampling_mode=f"{level}_{mode}",
+        vllm_importance_sampling_clip_max=CAP,
+        **case.trl_settings(),
+    )
+    correction = {"mode": mode, "level": level, "cap": CAP}
+    policy = make_policy(tiny_qwen2, rank=trl_oracle.RANK)
+    figures = assert_learner_agrees(policy, case, verdict, old_and_now, drawn, importance_correction=correction)
+    assert 0 < figures["policy/importance_capped_share"] < 1
+    assert figures["policy/importance_mean"] == pytest.approx(
+        verdict.metrics["sampling/importance_sampling_ratio/mean"], rel=1e-5
+    )
+
+
+def drawn_logprobs(model):
+    """Of each completion's tokens under a policy that is neither the old one nor the new."""
+    trl_oracle.set_lora(model, trl_oracle.lora_weights(trl_oracle.lora_parameters(model), 3, spread=SPREAD))
+    with torch.no_grad():
+        rows = plain_logprobs(model).tolist()
+    return [tuple(row[: len(completion)]) for row, (_, completion) in zip(rows, BATCH.rows, strict=True)]
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,12 +98,23 @@ def set_lora(model: torch.nn.Module, weights: Weights) -> None:
             parameter.copy_(weights[name])
 
 
-def ask_trl(folder: Path, output: Path, batch: HandMade, old: Weights | None, now: Weights, **settings: Any) -> Verdict:
+def ask_trl(
+    folder: Path,
+    output: Path,
+    batch: HandMade,
+    old: Weights | None,
+    now: Weights,
+    drawn: Sequence[Sequence[float]] | None = None,
+    **settings: Any,
+) -> Verdict:
     """One step of TRL's: rollouts and old logprobs under the `old` LoRA weights, loss and gradients under `now`.
 
     Without `old` it is the first and only update on the batch: TRL stores no old logprobs and the ratio is 1.
+    `drawn` are the sampler's logprobs of every completion; with them TRL corrects as for rollouts from vLLM.
     """
-    trainer = _trainer(folder, output, batch, num_iterations=1 if old is None else 2, **settings)
+    trainer = _trainer(folder, output, batch, drawn, num_iterations=1 if old is None else 2, **settings)
+    if drawn is not None:  # it corrects no other rollouts; the rollout function keeps vLLM itself out
+        trainer.use_vllm, trainer._last_loaded_step = True, trainer.state.global_step
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1  # set by its training loop, which is not used here
     set_lora(trainer.model, now if old is None else old)
@@ -118,7 +129,9 @@ def ask_trl(folder: Path, output: Path, batch: HandMade, old: Weights | None, no
     return Verdict(loss.item(), gradients, {k: v for k, v in generated.items() if isinstance(v, Tensor)}, metrics)
 
 
-def _trainer(folder: Path, output: Path, batch: HandMade, **settings: Any) -> Any:
+def _trainer(
+    folder: Path, output: Path, batch: HandMade, drawn: Sequence[Sequence[float]] | None, **settings: Any
+) -> Any:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -147,7 +160,7 @@ def _trainer(folder: Path, output: Path, batch: HandMade, **settings: Any) -> An
             rollout_func=lambda _prompts, _trainer: {
                 "prompt_ids": [list(prompt) for prompt, _ in batch.rows],
                 "completion_ids": [list(completion) for _, completion in batch.rows],
-                "logprobs": None,
+                "logprobs": None if drawn is None else [list(row) for row in drawn],
             },
             train_dataset=Dataset.from_dict({"prompt": ["0"]}),
             peft_config=lora_config(),

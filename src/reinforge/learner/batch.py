@@ -102,6 +102,8 @@ class RowTensors:
     """True at the completion's tokens."""
     sampled_BT: Tensor
     """Plain logprobs from the sampler."""
+    drawn_BT: Tensor
+    """The sampler's logprobs in the distribution it drew from, after top_p and top_k."""
     old_BT: Tensor | None
     """Logprobs of the learner's first pass over this batch, if it has been."""
     advantages_B: Tensor
@@ -124,6 +126,7 @@ class RowTensors:
             target_ids_BT=ids(row.completion.token_ids for row in rows),
             mask_BT=torch.arange(T, device=device)[None, :] < lengths_B[:, None],
             sampled_BT=floats(row.completion.logprobs for row in rows),
+            drawn_BT=floats(row.completion.sampled_logprobs for row in rows),
             old_BT=floats(row.old_logprobs or () for row in rows) if has_old else None,
             advantages_B=torch.tensor([row.advantage for row in rows], dtype=torch.float32, device=device),
         )

@@ -11,13 +11,15 @@ never read).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from reinforge.config import GRPOConfig
+from reinforge.config_rollout import ImportanceCorrection
+from reinforge.learner.importance import NO_CORRECTION, CorrectionSums, correction_weights
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
 
@@ -47,6 +49,8 @@ class LossSettings:
     """Completions cut off by `max_tokens` have no token in the loss."""
     max_tokens: int = 512
     """Longest completion in tokens: the divisor of dr_grpo."""
+    correction: ImportanceCorrection = NO_CORRECTION
+    """Weights for tokens that another distribution has drawn."""
 
     @classmethod
     def from_config(cls, config: GRPOConfig, max_tokens: int) -> LossSettings:
@@ -62,6 +66,7 @@ class LossSettings:
             correct_kl=config.use_bias_correction_kl,
             mask_truncated=config.mask_truncated_completions,
             max_tokens=max_tokens,
+            correction=config.importance_correction,
         )
 
 
@@ -101,6 +106,8 @@ class LossSums:
     """The same above the range (cispo: above the cap) with a positive advantage."""
     ratio_max: Tensor
     """Largest ratio to the old policy, at least 1."""
+    correction: CorrectionSums | None = None
+    """None without importance correction."""
 
     def __add__(self, other: LossSums) -> LossSums:
         return LossSums(
@@ -109,6 +116,7 @@ class LossSums:
             clipped_low=self.clipped_low + other.clipped_low,
             clipped_high=self.clipped_high + other.clipped_high,
             ratio_max=torch.maximum(self.ratio_max, other.ratio_max),
+            correction=self.correction + other.correction if self.correction and other.correction else None,
         )
 
     def metrics(self, settings: LossSettings, size: StepSize) -> dict[str, float]:
@@ -125,7 +133,8 @@ class LossSums:
         figures["ratio_max"] = self.ratio_max.item()
         if settings.beta > 0:
             figures["kl"] = self.kl.item() / num_tokens
-        return {f"policy/{name}": value for name, value in figures.items()}
+        corrected = self.correction.metrics() if self.correction else {}
+        return {f"policy/{name}": value for name, value in figures.items()} | corrected
 
 
 def needs_all_rows(settings: LossSettings) -> bool:
@@ -141,18 +150,26 @@ def policy_loss(
     settings: LossSettings,
     size: StepSize,
     reference_logprobs_BT: Tensor | None = None,
+    drawn_logprobs_BT: Tensor | None = None,
 ) -> tuple[Tensor, LossSums]:
     """This micro-batch's share of the step's loss: sum over tokens of weight * (surrogate + beta * KL).
 
     `mask_BT` is True for tokens in the loss. Without `old_logprobs_BT` the old policy is the current one (detached):
     every ratio is exactly 1, which is the first update on a batch of rollouts. `reference_logprobs_BT` is needed when
-    beta > 0. A micro-batch without any token in the loss gives exactly 0, with a graph of zero gradients.
+    beta > 0, `drawn_logprobs_BT` (of the distribution tokens were drawn from) for importance correction, which leaves
+    the KL penalty as it is. A micro-batch without any token in the loss gives exactly 0, with zero gradients.
     """
     logprobs_BT = logprobs_BT.masked_fill(~mask_BT, 0.0)
     old_BT = logprobs_BT.detach() if old_logprobs_BT is None else old_logprobs_BT.masked_fill(~mask_BT, 0.0)
     advantages_B1 = advantages_B.unsqueeze(1)
     ratio = importance_ratio(logprobs_BT, old_BT, mask_BT, sequence_level=settings.sequence_level)
     loss_BT = _surrogate(ratio, logprobs_BT, advantages_B1, settings)
+    correction = None
+    if settings.correction.mode != "off":
+        if drawn_logprobs_BT is None:
+            raise ValueError("importance correction needs drawn_logprobs_BT")
+        weights_of_drawn, correction = correction_weights(old_BT, drawn_logprobs_BT, mask_BT, settings.correction)
+        loss_BT = loss_BT * weights_of_drawn
     kl_BT = torch.zeros_like(logprobs_BT)
     if settings.beta > 0:
         if reference_logprobs_BT is None:
@@ -163,7 +180,7 @@ def policy_loss(
         loss_BT = loss_BT + settings.beta * kl_BT
     weights = _token_weights(mask_BT, settings, size)
     loss = (loss_BT * weights).sum()
-    return loss, _sums(loss, kl_BT, ratio, advantages_B1, mask_BT, settings)
+    return loss, replace(_sums(loss, kl_BT, ratio, advantages_B1, mask_BT, settings), correction=correction)
 
 
 def importance_ratio(logprobs_BT: Tensor, old_BT: Tensor, mask_BT: Tensor, *, sequence_level: bool) -> Tensor:

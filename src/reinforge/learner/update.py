@@ -110,6 +110,7 @@ class LocalLearner:
                 self.settings,
                 step_size(step.batch, self.settings),
                 reference_BT,
+                tensors.drawn_BT,
             )
             loss.backward()
             step.add(rows, tensors, logprobs_BT.detach(), entropies_BT, sums)
