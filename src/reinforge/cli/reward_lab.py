@@ -36,8 +36,8 @@ COLOURS = {"blocking": "bold red", "warning": "yellow", "info": "dim"}
 @click.option("--answer-column", metavar="NAME", help="Column with the right answer.  [found by its name]")
 @click.option("--gold-template", metavar="TEXT", help="A right completion: '<answer>{answer}</answer>'; see below.")
 @click.option("--cases", type=click.Path(path_type=Path), help="Golden cases.  [rewards.cases.jsonl beside rewards.py]")
-@click.option("--rows", "num_rows", type=click.IntRange(min=1), default=40, show_default=True,
-              help="Rows that get all probes; right completions are tried on every row.")  # fmt: skip
+@click.option("--config", metavar="CONFIG", help="A config whose reward_fns.judge and reward_fns.runtime hold here.")
+@click.option("--rows", "num_rows", type=click.IntRange(min=1), help="Rows that get all probes.  [40; 5 with a judge]")
 @click.option("--timeout-s", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
               help="Longest that a call may take here.")  # fmt: skip
 @click.option("--ignore", "accepted", multiple=True, metavar="ID[:FUNCTION]", help="A finding you know of: G03:brief.")
@@ -53,7 +53,8 @@ def test_command(
     answer_column: str | None,
     gold_template: str | None,
     cases: Path | None,
-    num_rows: int,
+    config: str | None,
+    num_rows: int | None,
     timeout_s: float,
     accepted: tuple[str, ...],
     packages: tuple[str, ...],
@@ -79,6 +80,7 @@ def test_command(
         prompt_column=prompt_column,
         answer_column=answer_column,
         gold_template=gold_template,
+        config=config,
         cases=cases,
         num_rows=num_rows,
         timeout_s=timeout_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
-from reinforge.insight import gold_checks, probe_checks, score_checks
+from reinforge.insight import gold_checks, judge_checks, probe_checks, score_checks
 from reinforge.insight.findings import Finding, worst_first
 from reinforge.insight.trials import Trials
 
@@ -25,6 +25,7 @@ CHECKS: tuple[Callable[[Trials], Iterator[Finding]], ...] = (
     score_checks.form_and_content,
     gold_checks.gold_counts_as_correct,
     probe_checks.near_gold_scores_alike,
+    judge_checks.padding_does_not_pay,
     score_checks.columns_are_read_back,
     gold_checks.cases_get_their_scores,
 )

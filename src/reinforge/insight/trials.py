@@ -8,7 +8,9 @@ from typing import Literal
 
 from reinforge.types import Grade, Score
 
-Kind = Literal["gold", "partial", "wrong", "garbage", "hack", "constant", "same", "damaged", "fuzz", "case", "ladder"]
+Kind = Literal[
+    "gold", "partial", "wrong", "garbage", "hack", "constant", "same", "damaged", "padded", "fuzz", "case", "ladder"
+]
 """What is known of a completion:
 
     gold      right
@@ -19,6 +21,7 @@ Kind = Literal["gold", "partial", "wrong", "garbage", "hack", "constant", "same"
     constant  the most frequent answer of the data
     same      gold in another spelling or layout that means the same
     damaged   gold with text around it, cut off, or twice
+    padded    gold with empty words around it, for judges
     fuzz      what only a bug or an attack writes: huge, nested, odd characters
     case      a golden case of the user, with the scores it must get
     ladder    one of the user's great, fair and poor completions

@@ -11,25 +11,27 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reinforge.config import JudgeConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
+from reinforge.config import GRPOConfig, JudgeConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError
-from reinforge.grading.calls import Case
-from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.lint import column_types, lint_functions
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.insight.findings import Evidence, Finding, Verdict, finding
+from reinforge.insight.judge_checks import judges_are_set_up, judges_fit_the_budget
 from reinforge.insight.lab import check
-from reinforge.insight.trials import FunctionInfo, Kind, Trial, Trials, median
-from reinforge.lab.cases import LADDER, GoldenCase
+from reinforge.insight.trials import FunctionInfo, Kind, Trials, median
+from reinforge.lab.cases import GoldenCase
 from reinforge.lab.extractors import extractions
 from reinforge.lab.find_gold import FoundGold, GoldOptions, find_gold
-from reinforge.lab.gold import Gold
-from reinforge.lab.probes import Answers, Probe, fuzz, probes
+from reinforge.lab.judges import judge_cost, judge_facts, judges_in
+from reinforge.lab.run import Lab, num_own, spread
+from reinforge.run_store.judgements import Usage
 from reinforge.sandbox.limits import Limits
-from reinforge.types import Example, Grade
+from reinforge.types import Example
 
 NUM_ROWS = 40
 """Rows that get all probes; right completions are tried on every row."""
+NUM_JUDGED_ROWS, NUM_JUDGED_GOLDS = 5, 20
+"""Where a judge is asked: rows that get all probes, and rows whose right completion is tried."""
 TIMEOUT_S = 10.0
 """Of a call in the lab, unless told otherwise."""
 
@@ -39,15 +41,17 @@ class Options:
     """How thoroughly functions are tried."""
 
     gold: GoldOptions = field(default_factory=GoldOptions)
-    num_rows: int = NUM_ROWS
+    num_rows: int | None = None
+    """Rows that get all probes; None: 40, or 5 where a judge is asked."""
     cases: Sequence[GoldenCase] = ()
     accepted: Collection[str] = ()
     """Findings the user knows of: `G03`, `G03:name`."""
     weights_given: bool = True
     """See Trials."""
-    correct_fn: str | None = None
-    correct_from: float | None = None
-    """What evaluations count as correct; None when no config says."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """Where judges are asked."""
+    config: GRPOConfig | None = None
+    """The run that the functions are for, where that is known: what it counts as correct, its model, its size."""
 
 
 @dataclass(frozen=True)
@@ -83,52 +87,71 @@ def examine(
     runtime: RewardFunctionsRuntimeConfig | None = None,
     settings: Mapping[str, RewardFunctionSettings] | None = None,
     options: Options | None = None,
-    judge: JudgeConfig | None = None,
 ) -> LabReport:
-    """Try `functions` on right, wrong, worthless and odd completions of these rows. `judge`: where judges are asked."""
+    """Try `functions` on right, wrong, worthless and odd completions of these rows."""
     options = options or Options()
     runtime = runtime or RewardFunctionsRuntimeConfig(timeout_s=TIMEOUT_S)
     examples = [*examples, *_own_rows(options.cases, len(examples))]
     if not examples:
         raise DataError("there are no rows to try the functions on.", hint="Name a data set: --data F.")
-    own_rows = {example.index for example in examples[len(examples) - _num_own(options.cases) :]}
+    own_rows = {example.index for example in examples[len(examples) - num_own(options.cases) :]}
     data_rows = [example for example in examples if example.index not in own_rows]
-    lab = _Lab(functions, examples, runtime, dict(settings or {}), judge)
+    names = {function.name for function in functions if any(judges_in(function))}
+    lab = Lab(functions, examples, runtime, dict(settings or {}), options.judge, bool(names))
+    num_rows = options.num_rows or (NUM_JUDGED_ROWS if names else NUM_ROWS)
     packages = next((function.packages for function in functions if function.packages), ())
     limits = replace(Limits.from_config(runtime), packages=packages)
-    with closing(RewardFunctionGrader(functions, runtime, lab.settings, judge=judge)) as grader:
+    with closing(lab.grader()) as grader:
         found = find_gold(functions, data_rows, options.gold, grader, limits)
-        tried = lab.first_pass(grader, found, options)
+        golds = spread(found.golds, max(num_rows, NUM_JUDGED_GOLDS)) if names else found.golds
+        tried = lab.first_pass(grader, replace(found, golds=tuple(golds)), num_rows, options.cases)
+        usage = grader.judges.usage()
     if found.golds:
         tried = lab.second_pass(tried)
         tried = lab.typed_pass(tried)
+    evaluated = options.config.eval if options.config else None
     trials = Trials(
-        functions=tuple(FunctionInfo(f.name, f.weight, is_judge(f)) for f in functions),
+        functions=tuple(FunctionInfo(f.name, f.weight, f.name in names) for f in functions),
         trials=tuple(tried),
         num_rows=len(data_rows),
         without_gold=tuple(e.index + 1 for e in data_rows if e.index not in {gold.row for gold in found.golds}),
         empty_answers=frozenset(gold.row + 1 for gold in found.golds if gold.is_empty),
-        extractions=extractions(functions, lab.by_row, found.golds[: options.num_rows], limits),
+        extractions=extractions(functions, lab.by_row, found.golds[:num_rows], limits),
         weights_given=options.weights_given,
-        correct_fn=options.correct_fn,
-        correct_from=options.correct_from,
+        correct_fn=evaluated.correct_fn if evaluated else None,
+        correct_from=evaluated.correct_from if evaluated else None,
     )
-    others = [*_of_texts(functions, examples, runtime), *_of_gold(trials, found)]
-    told = found.assumptions
-    if not options.weights_given and len(functions) > 1:
-        told = (*told, "weights: none are given, so each function counts 1 (a config file says more)")
+    others = [
+        *_of_texts(functions, examples, runtime),
+        *_of_gold(trials, found),
+        *_of_judges(functions, usage, options),
+    ]
     summaries = tuple(map(_summary(trials), trials.names))
-    return LabReport(check(trials, others, options.accepted), trials, told, summaries)
+    findings = check(trials, others, options.accepted)
+    return LabReport(findings, trials, tuple(_told(found, functions, options, usage, len(golds))), summaries)
 
 
-def is_judge(function: RewardFunction) -> bool:
-    """Whether a model has a say in it."""
-    kinds = ("score_model", "label_model", "rubric")
-    return function.dialect == "grader" and any(f'"type": "{kind}"' in function.source for kind in kinds)
+def _told(
+    found: FoundGold, functions: Sequence[RewardFunction], options: Options, usage: Sequence[Usage], num_golds: int
+) -> Iterator[str]:
+    """What was taken for granted."""
+    yield from found.assumptions
+    if not options.weights_given and len(functions) > 1:
+        yield "weights: none are given, so each function counts 1 (a config file says more)"
+    if usage:
+        asked, tokens = sum(one.calls for one in usage), sum(one.tokens for one in usage)
+        yield (
+            f"judges: asked {asked:,} times in the first of two passes ({tokens:,} tokens), so only {num_golds} of "
+            f"{len(found.golds)} right completions were tried (--rows changes that)"
+        )
 
 
-def _num_own(cases: Sequence[GoldenCase]) -> int:
-    return sum(case.example is not None for case in cases)
+def _of_judges(functions: Sequence[RewardFunction], usage: Sequence[Usage], options: Options) -> Iterator[Finding]:
+    policy = options.config.base_model if options.config else None
+    yield from judges_are_set_up(judge_facts(functions, options.judge), policy)
+    cost = judge_cost(functions, usage, options.judge, options.config) if options.config else None
+    if cost is not None:
+        yield from judges_fit_the_budget(cost)
 
 
 def _own_rows(cases: Sequence[GoldenCase], first: int) -> Iterator[Example]:
@@ -136,116 +159,6 @@ def _own_rows(cases: Sequence[GoldenCase], first: int) -> Iterator[Example]:
     for place, case in enumerate(case for case in cases if case.example is not None):
         assert case.example is not None
         yield replace(case.example, index=first + place)
-
-
-@dataclass(frozen=True)
-class _Lab:
-    """Runs completions through the functions."""
-
-    functions: Sequence[RewardFunction]
-    examples: Sequence[Example]
-    runtime: RewardFunctionsRuntimeConfig
-    settings: dict[str, RewardFunctionSettings]
-    judge: JudgeConfig | None
-
-    @property
-    def by_row(self) -> dict[int, Example]:
-        return {example.index: example for example in self.examples}
-
-    def first_pass(self, grader: RewardFunctionGrader, found: FoundGold, options: Options) -> list[Trial]:
-        """Right completions of every row, all probes of some rows, fuzz on one, and the user's cases."""
-        examples, answers = self.by_row, Answers(found.golds)
-        chosen = {gold.row for gold in spread(found.golds, options.num_rows)}
-        batches: list[tuple[int, list[Probe]]] = []
-        for gold in found.golds:
-            right = [Probe("right completion", "gold", gold.text)]
-            prompt = prompt_text(examples[gold.row])
-            batches.append((gold.row, right + (probes(gold, prompt, answers) if gold.row in chosen else [])))
-        # One by one: a completion on which a function hangs must not take the others of its call with it.
-        batches += [(found.golds[0].row, [probe]) for probe in fuzz(found.golds[0])] if found.golds else []
-        tried = _judged(grader, examples, batches)
-        return [*tried, *self._cases(grader, options.cases)]
-
-    def _cases(self, grader: RewardFunctionGrader, cases: Sequence[GoldenCase]) -> Iterator[Trial]:
-        examples = self.by_row
-        own = iter(range(len(self.examples) - _num_own(cases), len(self.examples)))
-        for number, case in enumerate(cases, start=1):
-            row = next(own) if case.row is None else case.row - 1
-            if row not in examples:
-                raise DataError(f"{case.name} is of row {case.row}, but the data has {len(examples)} rows.")
-            is_ladder = case.expected is None
-            names = [f"{case.name}, {rung}" for rung in LADDER] if is_ladder else [case.name]
-            kind: Kind = "ladder" if is_ladder else "case"
-            batch = [Probe(name, kind, text) for name, text in zip(names, case.completions, strict=True)]
-            for trial in _judged(grader, examples, [(row, batch)]):
-                yield replace(trial, expected=case.expected, ladder=number if is_ladder else 0)
-
-    def second_pass(self, tried: Sequence[Trial]) -> list[Trial]:
-        """The same again in fresh processes, everything in the opposite order. Fuzz, and rows that only have their
-        right completion tried, are left out."""
-        probed = {trial.row for trial in tried if trial.kind == "garbage"}
-        again = [trial for trial in tried if trial.kind not in ("fuzz", "case", "ladder") and trial.row in probed]
-        with closing(RewardFunctionGrader(self.functions, self.runtime, self.settings, judge=self.judge)) as grader:
-            grades = self._grades(grader, again[::-1])
-        return [replace(trial, again=grades.get(id(trial))) for trial in tried]
-
-    def typed_pass(self, tried: Sequence[Trial]) -> list[Trial]:
-        """Right completions with columns as they are in the data, where they otherwise are text."""
-        texts_only = all(kind == "str" for kind in column_types(self.examples).values())
-        if self.runtime.typed_examples or texts_only or not any(f.dialect == "predibase" for f in self.functions):
-            return list(tried)
-        golds = [trial for trial in tried if trial.kind == "gold"][:NUM_ROWS]
-        runtime = self.runtime.model_copy(update={"typed_examples": True})
-        with closing(RewardFunctionGrader(self.functions, runtime, self.settings, judge=self.judge)) as grader:
-            grades = self._grades(grader, golds)
-        return [replace(trial, typed=grades.get(id(trial))) for trial in tried]
-
-    def _grades(self, grader: RewardFunctionGrader, tried: Sequence[Trial]) -> dict[int, Grade]:
-        """Grades by the identity of the trial."""
-        examples = self.by_row
-        by_row: dict[int, list[Trial]] = {}
-        for trial in tried:
-            by_row.setdefault(trial.row - 1, []).append(trial)
-        pending = [
-            (of_row, grader.grade_case(_case(examples[row], [trial.text for trial in of_row])))
-            for row, of_row in by_row.items()
-        ]
-        return {
-            id(trial): grade for of_row, future in pending for trial, grade in zip(of_row, future.result(), strict=True)
-        }
-
-
-def _judged(
-    grader: RewardFunctionGrader, examples: Mapping[int, Example], batches: Sequence[tuple[int, list[Probe]]]
-) -> list[Trial]:
-    pending = [grader.grade_case(_case(examples[row], [probe.text for probe in batch])) for row, batch in batches]
-    return [
-        Trial(row + 1, probe.name, probe.kind, probe.text, grade)
-        for (row, batch), future in zip(batches, pending, strict=True)
-        for probe, grade in zip(batch, future.result(), strict=True)
-    ]
-
-
-def _case(example: Example, texts: Sequence[str]) -> Case:
-    return Case(example, prompt_text(example), tuple(texts), ((),) * len(texts))
-
-
-def prompt_text(example: Example) -> str:
-    """The prompt without a chat template: of chat messages, what the user said last."""
-    if isinstance(example.prompt, str):
-        return example.prompt
-    said = [message.get("content") for message in example.prompt if message.get("role") == "user"]
-    return str(said[-1]) if said else str(list(example.prompt))
-
-
-def spread(golds: Sequence[Gold], most: int) -> list[Gold]:
-    """At most so many, evenly over the data; rows whose answer is empty first, as they go wrong most easily."""
-    if len(golds) <= most:
-        return list(golds)
-    empty = [gold for gold in golds if gold.is_empty][: max(1, most // 4)]
-    others = [gold for gold in golds if not gold.is_empty]
-    wanted = most - len(empty)
-    return [*empty, *(others[place * len(others) // wanted] for place in range(min(wanted, len(others))))]
 
 
 def _of_texts(

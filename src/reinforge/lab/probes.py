@@ -202,6 +202,17 @@ def _damaged(gold: Gold) -> Iterator[Probe]:
         yield Probe("no tags", "damaged", _TAG.sub("", gold.text))
 
 
+PADDING = "As an expert with many years of practice I have looked at this with the greatest care from every side. "
+
+
+def padded(gold: Gold) -> list[Probe]:
+    """The right completion among words that say nothing: they should move no judge."""
+    return [
+        Probe("empty words before", "padded", f"{PADDING * 3}\n{gold.text}"),
+        Probe("empty words behind", "padded", f"{gold.text}\n{PADDING * 3}"),
+    ]
+
+
 def fuzz(gold: Gold) -> list[Probe]:
     """What only a bug or an attack writes. Some are long: a function that backtracks never ends on them."""
     tags = [match[0] for match in _TAG.finditer(gold.text)]

@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reinforge.config import DataConfig, GRPOConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
+from reinforge.config import DataConfig, GRPOConfig, JudgeConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.config_file import load_config
 from reinforge.data.dataset import load_examples
 from reinforge.errors import UsageError
 from reinforge.grading.reward_function import RewardFunction, load_reward_functions, load_rewards_file
 from reinforge.lab.cases import cases_beside, read_cases
-from reinforge.lab.examine import NUM_ROWS, TIMEOUT_S, LabReport, Options, examine
+from reinforge.lab.examine import TIMEOUT_S, LabReport, Options, examine
 from reinforge.lab.find_gold import GoldOptions
 from reinforge.sandbox.environments import Tell, runtime_with, silent, worker_limits
 from reinforge.types import Example
@@ -31,9 +31,12 @@ class Request:
     prompt_column: str | None = None
     answer_column: str | None = None
     gold_template: str | None = None
+    config: str | None = None
+    """A config whose judge and runtime hold for a subject that is none."""
     cases: Path | None = None
     """None takes those beside the reward file, where there are some."""
-    num_rows: int = NUM_ROWS
+    num_rows: int | None = None
+    """None: as many as the lab thinks fit."""
     timeout_s: float = TIMEOUT_S
     accepted: Collection[str] = ()
     unsafe_no_sandbox: bool = False
@@ -50,6 +53,7 @@ class _Loaded:
     data: DataConfig
     settings: Mapping[str, RewardFunctionSettings] = field(default_factory=dict)
     config: GRPOConfig | None = None
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 
 def examine_request(request: Request, base_dir: Path | None = None) -> LabReport:
@@ -65,18 +69,16 @@ def examine_request(request: Request, base_dir: Path | None = None) -> LabReport
         examples = load_examples(loaded.data, directory)
     elif not any(case.example for case in cases):
         raise UsageError(f"{request.subject} needs rows to be tried on.", hint="Name a data set: --data F.")
-    settings = loaded.config.eval if loaded.config else None
     options = Options(
         gold=GoldOptions(loaded.data.answer_column, request.gold_template),
         num_rows=request.num_rows,
         cases=cases,
         accepted=request.accepted,
         weights_given=loaded.config is not None,
-        correct_fn=settings.correct_fn if settings else None,
-        correct_from=settings.correct_from if settings else None,
+        judge=loaded.judge,
+        config=loaded.config,
     )
-    judge = loaded.config.reward_fns.judge if loaded.config else None
-    return examine(loaded.functions, examples, loaded.runtime, loaded.settings, options, judge)
+    return examine(loaded.functions, examples, loaded.runtime, loaded.settings, options)
 
 
 def _load(request: Request, directory: Path) -> _Loaded:
@@ -89,10 +91,12 @@ def _load(request: Request, directory: Path) -> _Loaded:
         limits = worker_limits(runtime, request.tell, rewards.settings)
         functions = load_reward_functions(rewards.functions, rewards.weights, directory, limits)
         data = config.data.model_copy(update=given)
-        return _Loaded(functions, runtime, data, rewards.settings, config)
-    runtime = _runtime(runtime_with(request.packages, {}), request)
+        return _Loaded(functions, runtime, data, rewards.settings, config, rewards.judge)
+    beside = load_config([directory / request.config]).reward_fns if request.config else None
+    runtime = _runtime(beside.runtime if beside else runtime_with(request.packages, {}), request)
     functions = load_rewards_file(request.subject, directory, worker_limits(runtime, request.tell))
-    return _Loaded(functions, runtime, DataConfig().model_copy(update=given))
+    judge = beside.judge if beside else JudgeConfig()
+    return _Loaded(functions, runtime, DataConfig().model_copy(update=given), judge=judge)
 
 
 def _runtime(runtime: RewardFunctionsRuntimeConfig, request: Request) -> RewardFunctionsRuntimeConfig:
