@@ -90,7 +90,9 @@ def by_hand(text: str, stored: dict[str, float | None]) -> float:
 def test_only_the_changed_function_is_judged_again(run_path: Path, strict: Path, monkeypatch: pytest.MonkeyPatch):
     judged = []
     whole = reward_replay.RewardFunctionGrader
-    monkeypatch.setattr(reward_replay, "RewardFunctionGrader", lambda f, *rest: judged.append(f) or whole(f, *rest))
+    monkeypatch.setattr(
+        reward_replay, "RewardFunctionGrader", lambda f, *rest, **named: judged.append(f) or whole(f, *rest, **named)
+    )
     found = replayed(run_path, strict)
     assert [[function.version for function in functions] for functions in judged] == [["format_v2"]]
     by_name = {function.name: function for function in found.functions}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from reinforge.api import stored_config, stored_rows
-from reinforge.config import GRPOConfig, RewardFunctionSettings
+from reinforge.config import GRPOConfig
 from reinforge.data.load import fingerprint, load_data
 from reinforge.errors import DataError, UsageError
 from reinforge.grading.calls import Case
@@ -29,6 +29,7 @@ from reinforge.run_store import Run
 from reinforge.run_store.records import CompletionRow, ScoreRow
 from reinforge.types import Example, FinishReason, Grade, Score
 
+_UNSETTLED = {"on_error": "zero", "default": None, "fallback": None}
 LAST_STEPS = 20
 """Replayed unless told otherwise."""
 
@@ -102,11 +103,10 @@ def _judge(
     if changed:
         examples = _examples(run, config)
         prompts = run.prompts([group.rows[0].example for group in groups])
-        pure = {
-            name: RewardFunctionSettings(pure=settings.pure) for name, settings in config.reward_fns.settings.items()
-        }
         rewards = config.reward_fns
-        with closing(RewardFunctionGrader(changed, rewards.runtime, pure, judge=rewards.judge)) as grader:
+        # What becomes of failed scores is settled below, where those of the other functions are at hand.
+        alone = {name: own.model_copy(update=_UNSETTLED) for name, own in rewards.settings.items()}
+        with closing(RewardFunctionGrader(changed, rewards.runtime, alone, judge=rewards.judge)) as grader:
             pending: list[Future[tuple[Grade, ...]]] = []
             for group in groups:
                 example = group.rows[0].example

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import reinforge
+from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.grading.column_traps import column_traps
 from reinforge.grading.lint import lint, lint_functions
 from reinforge.grading.reward_function import load_rewards_file
@@ -145,6 +146,17 @@ def test_the_recipes_are_clean():
     for name in ("countdown", "gsm8k"):
         functions = load_rewards_file("rewards.py", folder / name)
         assert lint_functions(functions, columns={"numbers": "str", "target": "str", "answer": "str"}) == ()
+
+
+def test_hosts_and_secrets_of_the_config_count(tmp_path: Path):
+    (tmp_path / "rewards.py").write_text(f"import os, urllib.request\n{HEAD}    return float(os.environ['KEY'])\n")
+    functions = load_rewards_file("rewards.py", tmp_path)
+    assert [warning.check for warning in lint_functions(functions)] == ["G19", "G19"]
+    runtime = RewardFunctionsRuntimeConfig(allowed_hosts=("api.example.org",), secrets=("KEY",))
+    assert lint_functions(functions, runtime) == ()
+    own = {"f": RewardFunctionSettings(allowed_hosts=(), secrets=())}
+    assert [warning.line for warning in lint_functions(functions, runtime, own)] == [1, 4]
+    assert [warning.line for warning in lint_functions(functions, runtime, {"other": own["f"]})] == []
 
 
 def test_a_trap_is_told_with_its_line_and_the_way_out():

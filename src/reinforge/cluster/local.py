@@ -175,8 +175,8 @@ def _check_columns(grader: RewardFunctionGrader, example: Example) -> None:
 
 def _tell_warnings(grader: RewardFunctionGrader, config: GRPOConfig, examples: Sequence[Example], tell: Tell) -> None:
     """What the texts of the reward functions show before they run."""
-    typed = config.reward_fns.runtime.typed_examples
-    for warning in lint_functions(grader.functions, typed=typed, columns=column_types(examples)):
+    rewards = config.reward_fns
+    for warning in lint_functions(grader.functions, rewards.runtime, rewards.settings, column_types(examples)):
         tell(f"warning  {warning}")
 
 

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
+from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.grading.column_traps import column_traps
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.types import Example
@@ -60,30 +61,32 @@ class LintWarning:
 
 def lint_functions(
     functions: Sequence[RewardFunction],
-    *,
-    typed: bool = False,
+    runtime: RewardFunctionsRuntimeConfig | None = None,
+    settings: Mapping[str, RewardFunctionSettings] | None = None,
     columns: Mapping[str, str] | None = None,
-    allowed_hosts: Collection[str] = (),
-    secrets: Collection[str] = (),
 ) -> tuple[LintWarning, ...]:
-    """Warnings about the source texts of these functions, each text looked at once; see `lint`."""
-    used: dict[tuple[str, str], set[str]] = {}
+    """Warnings about the source texts of these functions, each text looked at once; see `lint`. `settings` by display
+    name. A text whose functions may reach different hosts counts as one that may reach all of them."""
+    runtime = runtime or RewardFunctionsRuntimeConfig()
+    by_text: dict[tuple[str, str], list[RewardFunction]] = {}
     for function in functions:
-        if function.dialect in ("predibase", "trl", "openai"):
-            used.setdefault((function.source, function.file_name), set()).add(function.function_name)
-    return tuple(
-        warning
-        for (source, file_name), names in used.items()
-        for warning in lint(
+        if function.dialect != "grader":
+            by_text.setdefault((function.source, function.file_name), []).append(function)
+    found: list[LintWarning] = []
+    for (source, file_name), used in by_text.items():
+        own = [(settings or {}).get(function.name, RewardFunctionSettings()) for function in used]
+        hosts = [runtime.allowed_hosts if of.allowed_hosts is None else of.allowed_hosts for of in own]
+        secrets = [runtime.secrets if of.secrets is None else of.secrets for of in own]
+        found += lint(
             source,
-            names,
+            {function.function_name for function in used},
             file_name=file_name,
-            typed=typed,
+            typed=runtime.typed_examples,
             columns=columns,
-            allowed_hosts=allowed_hosts,
-            secrets=secrets,
+            allowed_hosts={host for some in hosts for host in some},
+            secrets={secret for some in secrets for secret in some},
         )
-    )
+    return tuple(found)
 
 
 def column_types(examples: Iterable[Example]) -> dict[str, str]:
@@ -166,8 +169,8 @@ def _network(tree: ast.Module) -> Iterator[LintWarning]:
     for module, line in _imports(tree):
         parents = {module.rsplit(".", cut)[0] for cut in range(module.count(".") + 1)}
         if parents & NETWORK_MODULES:
-            message = f"{module} is imported, but reward functions have no network"
-            yield LintWarning("G19", "", line, message, "Do without it: every call through it will fail.")
+            message = f"{module} is imported, but no host is allowed, so every connection will fail"
+            yield LintWarning("G19", "", line, message, "Name the host in reward_fns.runtime.allowed_hosts.")
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
@@ -190,7 +193,7 @@ def _environment(tree: ast.Module, secrets: Collection[str]) -> Iterator[LintWar
                 name = first
         if isinstance(name, ast.Constant) and isinstance(name.value, str) and name.value not in secrets:
             message = f"the environment variable {name.value} is not set in a worker"
-            yield LintWarning("G19", "", name.lineno, message, "Workers are started with none of yours.")
+            yield LintWarning("G19", "", name.lineno, message, "Name it in reward_fns.runtime.secrets.")
 
 
 _ENVIRONMENT_CALLS = ("os.getenv", "getenv", "os.environ.get", "environ.get")

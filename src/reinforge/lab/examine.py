@@ -122,7 +122,7 @@ def examine(
         correct_from=evaluated.correct_from if evaluated else None,
     )
     others = [
-        *_of_texts(functions, examples, runtime),
+        *_of_texts(lab),
         *_of_gold(trials, found),
         *_of_judges(functions, usage, options),
     ]
@@ -161,11 +161,9 @@ def _own_rows(cases: Sequence[GoldenCase], first: int) -> Iterator[Example]:
         yield replace(case.example, index=first + place)
 
 
-def _of_texts(
-    functions: Sequence[RewardFunction], examples: Sequence[Example], runtime: RewardFunctionsRuntimeConfig
-) -> Iterator[Finding]:
+def _of_texts(lab: Lab) -> Iterator[Finding]:
     """Findings of the source texts."""
-    for warning in lint_functions(functions, typed=runtime.typed_examples, columns=column_types(examples)):
+    for warning in lint_functions(lab.functions, lab.runtime, lab.settings, column_types(lab.examples)):
         place = f"line {warning.line}"
         yield finding(
             warning.check,
