@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
+import sys
 import threading
 import time
 
@@ -16,6 +18,7 @@ from reinforge.cli.reward_logs import _log
 from reinforge.errors import RewardError, StoppedByGuard, UsageError
 from reinforge.grading.reward_function import RewardFunction, SourceText
 from reinforge.grading.versions import RewardUpdate, apply_update, describe_change
+from reinforge.plot import _mark
 from reinforge.reward_updates import REFUSED, RewardUpdates, latest_functions, wait_for_update
 from reinforge.run_store import Run
 from reinforge.run_store.control import REWARDS, pending_requests, write_request
@@ -94,7 +97,14 @@ def test_what_is_refused_and_why(update, said):
 
 @pytest.mark.parametrize(
     "request_text",
-    ["", "{", "[]", "{}", '{"format": 2}', RewardUpdate(weights={"length": float("nan")}).to_json(), "[" * 100_000],
+    [
+        *("", "{", "[]", "{}", '{"format": 2}', "[" * 100_000),
+        RewardUpdate(weights={"length": float("nan")}).to_json(),
+        RewardUpdate(weights={"length": 2.0})
+        .to_json()
+        .replace('"shift": null', '"shift": {"functions": {"length": 1}}'),
+        RewardUpdate(weights={"length": 2.0}).to_json().replace('"shift": null', '"shift": "far"'),
+    ],
 )
 def test_a_request_that_is_none_is_refused_and_used_up(run, request_text):
     put(run, request_text, "1")
@@ -247,6 +257,80 @@ def test_a_broken_function_is_corrected_and_the_run_goes_on(tiny_qwen2, tmp_path
     with Run.open(path) as run:
         assert [(f.version, f.num_ok, f.num_error) for f in run.functions()] == [("length_v2", 40, 0)]
     assert reinforge.verify(path, 1).equal
+
+
+def test_how_far_scores_move_is_shown_before_a_change_and_kept_with_it(tiny_qwen2, tmp_path, capsys, monkeypatch):
+    (tmp_path / "rewards.py").write_text(LENGTH)
+    (tmp_path / "far.py").write_text(SHORT)  # the longest completions become the worst
+    (tmp_path / "near.py").write_text(LENGTH.replace("/ 20", "/ 21"))
+    path = tmp_path / "run"
+    with pytest.raises(StoppedByGuard):
+        config = make_config(tiny_qwen2, tmp_path / "rewards.py")
+        reinforge.train(config, ROWS, runs_dir=tmp_path, name="run", watcher=StopAt(path, 3))
+    capsys.readouterr()
+    with Run.open(path) as run:
+        texts = [row.text for step in (2, 3) for row in run.completions(step=step)]
+    before, near = sum(map(len, texts)) / len(texts) / 20, sum(map(len, texts)) / len(texts) / 21
+    shift = (
+        f"reward {before:.3g} -> {near:.3g} (length {before:.3g} -> {near:.3g}) on the 16 completions of steps 2 to 3"
+    )
+    update = ["rewards", "update", str(path), "--wait", "0"]
+
+    assert command([*update, f"length={tmp_path / 'near.py'}:length", "--replay", "2", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == f"before -> after: {shift}\n"
+    assert json.loads(out)["shift"]["functions"]["length"]["after"] == pytest.approx(near)
+    (request,) = pending_requests(path, REWARDS)
+    request.path.unlink()
+
+    far = [*update, f"length={tmp_path / 'far.py'}:length"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert command(far) == 1
+    told = capsys.readouterr().err
+    assert "warning  a large change: 100% of the pairs within groups are turned round" in told
+    assert "Send it all the same? [y/N]" in told
+    assert told.endswith("Nothing was sent.\n")
+    assert pending_requests(path, REWARDS) == []
+    assert command([*far, "--yes"]) == 0  # nobody is asked
+    pending_requests(path, REWARDS)[0].path.unlink()
+    monkeypatch.undo()
+    assert command(far) == 0  # no terminal: told, and sent
+    assert "warning  a large change" in capsys.readouterr().err
+    pending_requests(path, REWARDS)[0].path.unlink()
+    assert command([*far, "--replay", "0"]) == 0
+    assert "before -> after" not in capsys.readouterr().err
+    pending_requests(path, REWARDS)[0].path.unlink()
+
+    assert command([*update, f"length={tmp_path / 'near.py'}:length", "--replay", "2"]) == 0
+    reinforge.resume(path)
+    with Run.open(path) as run:
+        (event,) = [event for event in run.events() if event.kind == "reward_update"]
+        (row,) = run.reward_updates()
+    assert event.message == f"reward functions changed after step 3: length_v1 -> length_v2 (new text); {shift}"
+    assert event.data["shift"] == row.shift
+    assert row.shift["reward_after"] == pytest.approx(near)
+    assert reinforge.verify(path, 4).equal
+    figure = pytest.importorskip("matplotlib.figure")
+    axes = figure.Figure().subplots()
+    _mark(axes, [row.step])
+    assert [list(line.get_xdata()) for line in axes.lines] == [[3.5, 3.5]]
+
+
+def test_an_update_whose_shift_nobody_can_know_is_sent_all_the_same(tiny_qwen2, tmp_path, capsys):
+    (tmp_path / "rewards.py").write_text(LENGTH)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    path = tmp_path / "run"
+    data = {"path": str(tmp_path / "rows.jsonl"), "heldout": 2}
+    with pytest.raises(StoppedByGuard):
+        config = make_config(tiny_qwen2, tmp_path / "rewards.py", data=data)
+        reinforge.train(config, runs_dir=tmp_path, name="run", watcher=StopAt(path, 1))
+    (tmp_path / "rows.jsonl").unlink()
+    (tmp_path / "rewards.py").write_text(SHORT)
+    capsys.readouterr()
+    assert command(["rewards", "update", str(path), str(tmp_path / "rewards.py"), "--wait", "0"]) == 0
+    assert "how far scores move is unknown: " in capsys.readouterr().err
+    assert len(pending_requests(path, REWARDS)) == 1
 
 
 class StopAt(SilentWatcher):

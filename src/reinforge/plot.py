@@ -32,12 +32,14 @@ def plot_run(run_path: Path, target: Path) -> Path:
         steps = [(row.step, row.metrics) for row in run.steps() if "reward/mean" in row.metrics]
         evaluations = run.evaluations()
         weights = {function["name"]: function["weight"] for function in run.about.get("functions", [])}
+        updates = [update.step for update in run.reward_updates()]
     if not steps:
         raise UsageError(f"{run_path} has no step with rewards yet.", hint="Wait for its first step.")
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     figure.suptitle(f"{run_path.name}: {steps[-1][0]} steps")
     (reward, heldout), (length, groups) = figure.subplots(2, 2)
     _draw_rewards(reward, steps, weights)
+    _mark(reward, updates)
     _draw_heldout(heldout, evaluations)
     _draw_lengths(length, steps)
     _draw_groups(groups, steps)
@@ -56,6 +58,15 @@ def _draw_rewards(axes: Axes, steps: Steps, weights: Mapping[str, float]) -> Non
     for name, colour in zip(weights, _COLOURS[1:], strict=False):
         _line(axes, steps, f"reward/{name}/mean", f"{name} (weight {weights[name]:g})", colour, dashes=(4, 2))
     _finish(axes, "Rewards in training (smoothed)", "mean over the step's completions")
+
+
+def _mark(axes: Axes, updates: Sequence[int]) -> None:
+    """A line where the reward functions were changed: means before and after are not of the same functions."""
+    for place, step in enumerate(updates):
+        label = "reward functions changed" if place == 0 else None
+        axes.axvline(step + 0.5, color="black", linestyle=":", linewidth=1, label=label)
+    if updates:
+        axes.legend(fontsize=8, loc="best")
 
 
 def _draw_heldout(axes: Axes, evaluations: Sequence[Mapping[str, Any]]) -> None:

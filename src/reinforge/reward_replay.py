@@ -22,6 +22,7 @@ from reinforge.grading.calls import Case
 from reinforge.grading.failures import settle
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.reward_function import RewardFunction
+from reinforge.grading.score_shift import FunctionMove, ScoreShift
 from reinforge.insight.replay import ReplayedCompletion, ReplayedGroup, ReplayReport, report
 from reinforge.learner.advantage import advantages
 from reinforge.reward_updates import run_functions
@@ -32,6 +33,25 @@ from reinforge.types import Example, FinishReason, Grade, Score
 _UNSETTLED = {"on_error": "zero", "default": None, "fallback": None}
 LAST_STEPS = 20
 """Replayed unless told otherwise."""
+
+
+def shift_of(found: ReplayReport) -> ScoreShift:
+    """The figures of a replay that are kept with an update."""
+    moves = {
+        one.name: FunctionMove(one.mean_before, one.mean_after, one.errors_before, one.errors_after)
+        for one in found.functions
+    }
+    return ScoreShift(
+        first_step=found.first_step,
+        last_step=found.last_step,
+        num_completions=found.num_completions,
+        reward_before=found.reward_mean_before,
+        reward_after=found.reward_mean_after,
+        reward_std_before=found.reward_std_before,
+        pairs_turned=found.pairs_turned,
+        silenced=found.num_silenced / found.num_groups,
+        functions=moves,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from reinforge.config_file import judge_with
 from reinforge.errors import ConfigError, RewardError, SetupError, UsageError
 from reinforge.grading.judge import check_judges
 from reinforge.grading.reward_function import Reference, RewardFunction, locate, text_on_disk
+from reinforge.grading.score_shift import ScoreShift
 from reinforge.grading.versions import NO_VERSION, RewardUpdate, apply_update, describe_change
 from reinforge.run_store import Event, RewardUpdateRow, Run, failpoint
 from reinforge.run_store.control import REWARDS, Request, pending_requests, remove_request, write_request
@@ -88,7 +89,8 @@ class RewardUpdates:
             if function not in before:
                 self._run.save_reward_source(function.version, function.source, function.file_suffix)
         failpoint("update:after_source")
-        row = RewardUpdateRow(request.id, step, tuple(map(record_of, after)), describe_change(before, after))
+        shift = None if update.shift is None else update.shift.to_values()
+        row = RewardUpdateRow(request.id, step, tuple(map(record_of, after)), describe_change(before, after), shift)
         self._run.record_reward_update(row)
         self._history.append((row, after))
         remove_request(request)
@@ -98,7 +100,9 @@ class RewardUpdates:
 def _event(row: RewardUpdateRow) -> Event:
     versions = [function["version"] for function in row.functions]
     message = f"reward functions changed after step {row.step}: {row.message}"
-    return Event("reward_update", message, data={"request": row.request, "versions": versions})
+    if row.shift is not None:
+        message += f"; {ScoreShift.from_values(row.shift).in_words()}"
+    return Event("reward_update", message, data={"request": row.request, "versions": versions, "shift": row.shift})
 
 
 def record_of(function: RewardFunction) -> dict[str, Any]:
@@ -248,19 +252,25 @@ def update_config(run: Path | str, config: RunRewards, *, base_dir: Path | None 
     return request_update(Path(run), RewardUpdate(texts, weights, removed, base, packages=packages))
 
 
+def functions_after(run: Run, update: RewardUpdate) -> tuple[RewardFunction, ...]:
+    """The functions that would judge after an update; RewardError when it would be refused now."""
+    if run.status()[0] == "succeeded":
+        raise UsageError(f"{run.path} has done all its steps.", hint="Start a new run with these functions.")
+    functions = latest_functions(run)
+    needed, limits = needed_functions(run.config()), run_limits(run, functions)
+    after = apply_update(functions, update, needed=needed, limits=limits)
+    # The key is the trainer's affair: it need not be set where an update is sent from.
+    check_judges(after, judge_of(run.config()).model_copy(update={"api_key_env": None}))
+    return after
+
+
 def request_update(run_path: Path, update: RewardUpdate, request_id: str | None = None) -> str:
     """Check an update against the run as it is now, and hand it to the run's trainer; the request's id.
 
     RewardError when it would be refused already: the functions do not load, or the base is stale.
     """
     with Run.open(run_path) as run:
-        if run.status()[0] == "succeeded":
-            raise UsageError(f"{run_path} has done all its steps.", hint="Start a new run with these functions.")
-        functions = latest_functions(run)
-        needed, limits = needed_functions(run.config()), run_limits(run, functions)
-        after = apply_update(functions, update, needed=needed, limits=limits)
-        # The key is the trainer's affair: it need not be set where an update is sent from.
-        check_judges(after, judge_of(run.config()).model_copy(update={"api_key_env": None}))
+        functions_after(run, update)
     return write_request(run_path, REWARDS, update.to_json(), request_id)
 
 

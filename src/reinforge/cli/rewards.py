@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,17 @@ from reinforge.cli.reward_logs import logs_command
 from reinforge.cli.reward_network import network_command
 from reinforge.cli.reward_packages import packages_command
 from reinforge.cli.reward_replay import replay_command
-from reinforge.cli.text import say
-from reinforge.errors import RewardError, UsageError
+from reinforge.cli.text import say, visible
+from reinforge.errors import ReinforgeError, RewardError, UsageError
 
 if TYPE_CHECKING:
     from reinforge.grading.reward_function import RewardFunction, SourceText
+    from reinforge.grading.score_shift import ScoreShift
+    from reinforge.grading.versions import RewardUpdate
     from reinforge.sandbox.limits import Limits
 
+REPLAY_STEPS = 5
+"""An update is tried on the completions of so many last steps, unless told otherwise."""
 APPLY_WAIT_S = 2.0
 """How long `update` looks whether the trainer has taken the request, unless told otherwise."""
 
@@ -51,6 +56,9 @@ rewards_command.add_command(logs_command)
 @click.option("--at-step", type=click.IntRange(min=0), default=0, help="Not before this many steps are done.")
 @click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=APPLY_WAIT_S, show_default=True,
               metavar="SECONDS", help="Wait this long for the trainer's answer.")  # fmt: skip
+@click.option("--replay", "num_steps", type=click.IntRange(min=0), default=REPLAY_STEPS, show_default=True, metavar="N",
+              help="Try it on the completions of the last N steps first; 0: do not.")  # fmt: skip
+@click.option("--yes", is_flag=True, help="Send a large change without asking.")
 @runs_dir_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def update_command(
@@ -62,6 +70,8 @@ def update_command(
     packages: tuple[str, ...],
     at_step: int,
     wait_s: float,
+    num_steps: int,
+    yes: bool,
     runs_dir: Path,
     as_json: bool,
 ) -> None:
@@ -69,6 +79,9 @@ def update_command(
 
     FILE brings new texts for the functions of the run that it has. NAME=FILE:FUNCTION changes or adds one. The
     trainer takes the change between two steps; each changed function gets the next version, format_v2 after format_v1.
+
+    How far the change moves the scores of recent completions is shown first. On a terminal you are asked whether to
+    send one that moves them far; elsewhere, and with --yes, it is sent with a warning.
     """
     from reinforge.grading.versions import RewardUpdate
     from reinforge.reward_updates import latest_functions, lock_for, request_update, run_limits, wait_for_update
@@ -90,16 +103,43 @@ def update_command(
     if locked is not None and not texts:
         raise UsageError("--package is for functions that are changed.", hint="Name them: NAME=FILE:FUNCTION.")
     update = RewardUpdate(texts, changed_weights(weights), removed, base, at_step, locked)
-    request = request_update(path, update)
+    shift = _shift(path, update, num_steps)
+    must_ask = shift is not None and shift.warnings() and not yes and sys.stdin.isatty()
+    if must_ask and not click.confirm("Send it all the same?", err=True):
+        say("Nothing was sent.")
+        raise click.exceptions.Exit(1)
+    request = request_update(path, replace(update, shift=shift))
     taken = wait_for_update(path, request, wait_s)
     if as_json:
         answer = {"request": request, "step": taken and taken.step, "message": taken and taken.message}
-        click.echo(json.dumps(answer))
+        click.echo(json.dumps(answer | {"shift": shift and shift.to_values()}))
     elif taken is not None:
         say(f"changed after step {taken.step}: {taken.message}")
     else:
         say(f"requested ({request}): the trainer takes it between two steps, or when the run is resumed.")
         say(f"look: reinforge runs show {path}")
+
+
+def _shift(path: Path, update: RewardUpdate, num_steps: int) -> ScoreShift | None:
+    """How far an update would move the scores of the last completions, told; None when nobody knows. RewardError when
+    the update would be refused."""
+    from reinforge.reward_replay import replay, shift_of
+    from reinforge.reward_updates import functions_after
+    from reinforge.run_store import Run
+
+    with Run.open(path) as run:
+        after = functions_after(run, update)
+        if not num_steps or not run.last_step():
+            return None
+        try:
+            shift = shift_of(replay(run, after, num_steps, num_most_changed=0))
+        except ReinforgeError as fault:  # the data moved away, say: no reason to refuse an update
+            say(visible(f"how far scores move is unknown: {fault}"))
+            return None
+    say(visible(f"before -> after: {shift.in_words()}", one_line=True))
+    for warning in shift.warnings():
+        say(visible(f"warning  a large change: {warning}", one_line=True))
+    return shift
 
 
 def changed_texts(

@@ -14,6 +14,7 @@ from typing import Any
 
 from reinforge.errors import RewardError
 from reinforge.grading.reward_function import RewardFunction, SourceText, load_text
+from reinforge.grading.score_shift import ScoreShift
 from reinforge.sandbox.pool import Limits
 
 NO_VERSION = ""
@@ -41,6 +42,8 @@ class RewardUpdate:
     """Not before this many steps are done."""
     packages: tuple[str, ...] | None = None
     """`name==version` for the functions that `texts` names; None: those they have, for new ones those of the others."""
+    shift: ScoreShift | None = None
+    """How far it moves the scores of recent completions, if whoever sent it looked."""
 
     def to_json(self) -> str:
         return json.dumps({"format": 1, **asdict(self)})
@@ -65,6 +68,7 @@ class RewardUpdate:
             base=_texts(fields.pop("base")),
             at_step=int(fields.pop("at_step")),
             packages=_packages(fields.pop("packages", None)),
+            shift=None if (shift := fields.pop("shift", None)) is None else ScoreShift.from_values(shift),
         )
         if fields or not all(map(math.isfinite, update.weights.values())):
             raise ValueError(f"unknown or bad fields {sorted(fields) or 'weights'}")

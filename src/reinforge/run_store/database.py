@@ -37,7 +37,7 @@ from urllib.parse import quote
 from reinforge.errors import CheckpointError, SetupError, UsageError
 from reinforge.run_store.lock import is_locked
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -77,7 +77,7 @@ CREATE INDEX events_by_step ON events (step);
 CREATE TABLE accidents (key TEXT PRIMARY KEY, score TEXT NOT NULL) WITHOUT ROWID;   -- never rewound
 CREATE TABLE reward_updates (   -- never rewound: a resume repeats each after the same step
     id INTEGER PRIMARY KEY, request TEXT NOT NULL UNIQUE, step INTEGER NOT NULL, functions TEXT NOT NULL,
-    message TEXT NOT NULL);
+    message TEXT NOT NULL, shift TEXT);
 """
 
 _DISK_CODES = {

@@ -134,10 +134,10 @@ class RowReader:
 
     def reward_updates(self) -> list[RewardUpdateRow]:
         """Every change of the reward functions, in the order they took effect."""
-        query = "SELECT request, step, functions, message FROM reward_updates ORDER BY id"
+        query = "SELECT request, step, functions, message, shift FROM reward_updates ORDER BY id"
         return [
-            RewardUpdateRow(request, step, tuple(json.loads(functions)), message)
-            for request, step, functions, message in self._db.execute(query)
+            RewardUpdateRow(request, step, tuple(json.loads(functions)), message, shift and json.loads(shift))
+            for request, step, functions, message, shift in self._db.execute(query)
         ]
 
     def prompts(self, examples: Sequence[int]) -> dict[int, PromptRow]:

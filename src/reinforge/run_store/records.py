@@ -157,6 +157,8 @@ class RewardUpdateRow:
     """All functions from then on, as in run.json: everything but the text, which lies in `rewards/`."""
     message: str
     """What changed, for people."""
+    shift: Mapping[str, Any] | None = None
+    """How far it moved the scores of recent completions (grading/score_shift.py), as known when it was sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,8 @@ def insert_reward_update(db: sqlite3.Connection, update: RewardUpdateRow) -> Non
     """Insert a change of the reward functions; it is never taken back."""
     functions = json.dumps([dict(function) for function in update.functions])
     db.execute(
-        "INSERT INTO reward_updates (request, step, functions, message) VALUES (?, ?, ?, ?)",
-        (update.request, update.step, functions, plain_text(update.message)),
+        "INSERT INTO reward_updates (request, step, functions, message, shift) VALUES (?, ?, ?, ?, ?)",
+        (update.request, update.step, functions, plain_text(update.message), update.shift and _json(update.shift)),
     )
 
 
