@@ -6,6 +6,7 @@
 | bool | True is 1.0, False is 0.0 |
 | NumPy or torch scalar, Decimal, Fraction, any object with `__float__` | the number |
 | `{"score": ..., "valid": ..., "reason": ..., "metrics": {...}}` | that of `score`; see below |
+| a dataclass with such fields, as the built-in graders return | the same |
 | None | TRL form: does not apply to this row (no value, state `ok`); else error `not_a_number` |
 | NaN, infinity, an integer beyond 1.8e308 | error `not_finite` |
 | a number beyond +-1e15 | error `out_of_range`: sums and squares of it would lose what smaller ones say |

@@ -59,7 +59,7 @@ BASE = {use.grader: {**use.options, **use.cases[0].arguments} for use in reverse
         ("ast_grep", {"reference": [{"pattren": "x"}]}, "reference: a pattern with additional_greps"),
         ("json_schema", {"schema": "[1]"}, "schema: an object is needed"),
         ("json_schema", {"schema": {"$ref": "#/nowhere"}}, "cannot be resolved"),
-        ("copied_prompt", {"run": 0}, "run: a number from 1 on"),
+        ("copied_prompt", {"run": 0}, "run: a number from 1 to 100"),
         ("length", {"unit": "tokens"}, "unit: one of words, characters"),
         ("gate", {"share": 2}, "share: a number from 0 to 1"),
         ("gate", {"below": "b"}, "below: a number is needed, not 'b'"),

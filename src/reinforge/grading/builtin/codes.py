@@ -20,6 +20,8 @@ def icd_codes(
     input: Any,
     reference: Any,
     field: str = "",
+    tag: str = "",
+    after: str = "",
     prefix: int = 3,
     exclusive: Sequence[Sequence[str]] = (),
     penalty: float = 0.5,
@@ -33,6 +35,7 @@ def icd_codes(
 
     `reference`: the expected codes; None is an empty list.
     `field`: dotted path to the list in the input; null there is an empty list.
+    `tag`, `after`: where the JSON stands in a text, as in exact_answer.
     `prefix`: as above; 0 gives credit to equal codes only.
     `exclusive`: pairs of code beginnings that must not stand together (`["E10", "E11"]`).
     `penalty`: for each such pair that does, the score is multiplied by 1 - `penalty`.
@@ -51,7 +54,7 @@ def icd_codes(
     pairs = _pairs(exclusive)
     empty_match = number_option("empty_match", empty_match)
     expected = _expected(reference, pairs)
-    listed = list_of(input, field, MAX_CODES)
+    listed = list_of(input, field, tag, after, MAX_CODES)
     if isinstance(listed, Unreadable):
         return refused(listed.reason)
     if not listed and not expected:

@@ -19,13 +19,21 @@ from reinforge.grading.builtin.result import Result, refused
 
 
 def set_f1(
-    *, input: Any, reference: Any, keys: Sequence[str] = (), field: str = "", empty_match: float = 1.0
+    *,
+    input: Any,
+    reference: Any,
+    keys: Sequence[str] = (),
+    field: str = "",
+    tag: str = "",
+    after: str = "",
+    empty_match: float = 1.0,
 ) -> Result:
     """F1 of two lists as multisets: with t entries in both, precision t / found, recall t / expected (S4-013).
 
     `reference`: the expected list, or its text as JSON or Python; None is an empty list.
     `keys`: entries are objects, and equal when these fields are; without keys the whole entries are compared.
     `field`: dotted path to the list in the input; null there is an empty list.
+    `tag`, `after`: where the JSON stands in a text, as in exact_answer.
     `empty_match`: the score when both lists are empty (a model that rightly finds nothing). One empty list scores 0.
 
     The input is a JSON list, or a text that holds one, in a code fence or not. Order does not count, how often an entry
@@ -44,7 +52,7 @@ def set_f1(
     expected = Counter(_key(entry, keys) for entry in expected_list)
     if None in expected:
         raise ValueError(f"reference: an entry lacks one of the keys {', '.join(keys)}")
-    found_list = list_of(input, field)
+    found_list = list_of(input, field, tag, after)
     if isinstance(found_list, Unreadable):
         return refused(found_list.reason)
     if not found_list and not expected_list:

@@ -28,6 +28,8 @@ def span_f1(
     input: Any,
     reference: Any,
     field: str = "",
+    tag: str = "",
+    after: str = "",
     matcher: Matcher = "ratio",
     threshold: float = 0.0,
     source: str | None = None,
@@ -38,6 +40,7 @@ def span_f1(
 
     `reference`: the expected passages; None is an empty list.
     `field`: dotted path to the list in the input; null there is an empty list.
+    `tag`, `after`: where the JSON stands in a text, as in exact_answer.
     `matcher`: how alike two passages are, 0 to 1. "ratio": edit similarity (rapidfuzz `fuzz.ratio`); "partial": of the
     shorter one with the best-fitting part of the longer (`partial_ratio`); "words": edit similarity whatever the order
     of the words (`token_sort_ratio`); "exact": 1 when equal.
@@ -55,7 +58,7 @@ def span_f1(
     alike = _alike(matcher, number_option("threshold", threshold, 0.0, 1.0))
     empty_match = number_option("empty_match", empty_match)
     expected = _texts(reference)
-    found = list_of(input, field, MAX_PASSAGES)
+    found = list_of(input, field, tag, after, MAX_PASSAGES)
     if isinstance(found, Unreadable):
         return refused(found.reason)
     if not found and not expected:

@@ -85,15 +85,19 @@ def _finite(text: str) -> float:
     return number
 
 
-def list_of(value: object, field: str, max_entries: int | None = None) -> list[Any] | Unreadable:
-    """The list in an input: the input itself, or what lies at the dotted path `field` in it, where null is empty too.
-    One of more than `max_entries` entries is not read.
+def list_of(
+    value: object, field: str, tag: str = "", after: str = "", max_entries: int | None = None
+) -> list[Any] | Unreadable:
+    """The list in an input: the input itself, what its JSON holds, or what lies at the dotted path `field` in that,
+    where null is empty too. In a text it stands where `tag` and `after` say. No more than `max_entries` are read.
 
     >>> list_of('{"a": {"b": [1]}}', "a.b"), list_of({"a": None}, "a"), list_of("{}", "a").reason
     ([1], [], 'no field "a"')
+    >>> list_of("<think>[1]?</think>[2]", "", after="</think>")
+    [2]
     """
-    found = json_of(value)
-    for name in field.split(".") if field else ():
+    found = json_of(answer_of(value, tag, after) if isinstance(value, str) else value)
+    for name in text_option("field", field).split(".") if field else ():
         if isinstance(found, Unreadable):
             return found
         if not isinstance(found, Mapping) or name not in found:
@@ -103,11 +107,11 @@ def list_of(value: object, field: str, max_entries: int | None = None) -> list[A
         return found
     if found is None and field:
         return []
-    if isinstance(found, (list, tuple)):
-        if max_entries is not None and len(found) > max_entries:
-            return Unreadable(f"{len(found):,} entries, at most {max_entries:,} are read")
-        return list(found)
-    return Unreadable(f"not a list but {shown(found)}")
+    if not isinstance(found, (list, tuple)):
+        return Unreadable(f"not a list but {shown(found)}")
+    if max_entries is not None and len(found) > max_entries:
+        return Unreadable(f"{len(found):,} entries, at most {max_entries:,} are read")
+    return list(found)
 
 
 def reference_list(reference: object) -> list[Any]:

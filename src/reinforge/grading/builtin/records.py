@@ -35,6 +35,8 @@ def record_checks(
     reference: Any,
     key: Sequence[str] = ("title",),
     field: str = "",
+    tag: str = "",
+    after: str = "",
     required: Sequence[str] = (),
     category: str = "",
     start: str = "",
@@ -56,15 +58,13 @@ def record_checks(
     | category | `category` | 1 when this field is that of the expected record |
     | free | `start` | 0 when its time overlaps that of another, or of `existing`, and the expected one's does not |
 
-    Case and runs of white space do not count. Times are numbers or ISO 8601 texts (UTC unless they say otherwise).
-
     `reference`: the expected records; None is an empty list.
-    `key`: fields that together name a record.
-    `field`: dotted path to the list in the input; null there is an empty list.
+    `key`: fields that together name a record; case and runs of white space do not count in them.
+    `field`, `tag`, `after`: where the list stands, as in set_f1.
     `required`: fields that must not be empty.
     `category`: field with the category.
-    `start`: field with the beginning. A record without one overlaps nothing.
-    `end`: field with the end; without one a record takes no time.
+    `start`, `end`: fields with the times, numbers or ISO 8601 texts (UTC unless they say otherwise). A record without a
+    start overlaps nothing, one without an end takes no time.
     `who`: field naming who is needed, a text or a list: only records that need the same person can overlap (S4-041).
     `existing`: records that are in the calendar already.
     `weights`: of the checks, 1 each by default.
@@ -83,7 +83,7 @@ def record_checks(
     of_checks = _weights(weights)
     empty_match = number_option("empty_match", empty_match)
     expected, calendar = _records("reference", reference, keys), _records("existing", existing, ())
-    found = list_of(input, field, MAX_RECORDS)
+    found = list_of(input, field, tag, after, MAX_RECORDS)
     if isinstance(found, Unreadable):
         return refused(found.reason)
     if not found and not expected:

@@ -21,13 +21,19 @@ MAX_REASON = 300
 
 
 def json_schema(
-    *, input: Any, schema: Mapping[str, Any] | bool | str, tag: str = "", fence: bool = True, parses: float = 0.0
+    *,
+    input: Any,
+    schema: Mapping[str, Any] | bool | str,
+    tag: str = "",
+    after: str = "",
+    fence: bool = True,
+    parses: float = 0.0,
 ) -> Result:
     """1 when the input is JSON that is valid under a JSON Schema, else 0 (S0-062, S4-009).
 
     `schema`: as an object or as text; draft 2020-12 unless its `$schema` says otherwise. Only references inside the
     schema are followed: nothing is ever fetched.
-    `tag`: the JSON is what stands in the last `<tag>...</tag>`; without it, the whole input.
+    `tag`, `after`: where the JSON stands in a text, as in exact_answer.
     `fence`: it may stand in a code fence.
     `parses`: the score of JSON that is not valid.
 
@@ -41,7 +47,7 @@ def json_schema(
     """
     parses = number_option("parses", parses)
     validator = _validator(schema)
-    answer = answer_of(input, tag) if tag else input
+    answer = answer_of(input, tag, after) if isinstance(input, str) else input
     value = answer if isinstance(answer, Unreadable) else json_of(answer, fence=fence)
     if isinstance(value, Unreadable):
         return refused(value.reason)

@@ -30,7 +30,7 @@ def copied_prompt(*, input: Any, reference: Any, max_share: float = 0.8, run: in
     >>> copied_prompt(input=" ", reference="Is aspirin good for the heart?")
     Result(score=0.0, reason='empty', metrics={})
     """
-    max_share, longest = number_option("max_share", max_share, 0.0, 1.0), int(number_option("run", run, 1))
+    max_share, longest = number_option("max_share", max_share, 0.0, 1.0), int(number_option("run", run, 1, 100))
     prompt = _WORD.findall(_prompt_text(reference).casefold())
     text = text_of(input)
     if not text.strip():
