@@ -47,6 +47,7 @@ def test_a_program_reads_the_same_as_json(capsys):
     assert [tier["tier"] for tier in found["tiers"]] == list(tiers.NAMES)
     assert found["used"] == tiers.choose().tier.name
     assert found["consent"] is None
+    assert found["hosts"].startswith("hosts that a config allows: ")
 
 
 def test_a_tier_asked_for_is_named(monkeypatch, capsys):

@@ -28,7 +28,9 @@ def sandbox_command(context: click.Context, as_json: bool) -> None:
 
 def _survey_text(found: dict[str, Any]) -> str:
     rows = [[tier["tier"], tier["isolation"], _state(tier, found)] for tier in found["tiers"]]
-    return "\n".join([table(["tier", "isolation", "here"], rows), *found["remarks"], _consent_text(found)])
+    return "\n".join(
+        [table(["tier", "isolation", "here"], rows), *found["remarks"], found["hosts"], _consent_text(found)]
+    )
 
 
 def _state(tier: dict[str, str], found: dict[str, Any]) -> str:

@@ -21,6 +21,13 @@ MAX_CONNECTION_S = 900.0
 START_S = 30.0
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
+HOSTS_TEXT = {
+    "own": "hosts that a config allows: reached through a proxy that holds each function to its own",
+    "shared": "hosts that a config allows: named to functions by their environment, which holds them to nothing",
+    "": "hosts that a config allows: none; the tier in use opens the network to every address or to none",
+}
+"""What granting hosts means in a tier, by its `network`."""
+
 OnConnection = Callable[[Connection], None]
 
 

@@ -121,8 +121,8 @@ class WorkerProxy:
 
     async def _wait_for_room(self) -> None:
         """Until one more connection may be open; a leaked one makes room for it."""
-        while len(self._sessions) >= MAX_CONNECTIONS or len(_open_sessions) >= _max_all_connections():
-            idle = [session for session in self._sessions if session.is_idle()]
+        while (own := len(self._sessions) >= MAX_CONNECTIONS) or len(_open_sessions) >= _max_all_connections():
+            idle = [session for session in (self._sessions if own else _open_sessions) if session.is_idle()]
             if idle:
                 min(idle, key=lambda session: session.last_byte).task.cancel()
             await asyncio.sleep(0.02)

@@ -25,6 +25,7 @@ from typing import Any, cast
 
 import reinforge
 from reinforge.errors import SetupError
+from reinforge.sandbox.access import HOSTS_TEXT
 from reinforge.sandbox.bubblewrap import find_bubblewrap
 from reinforge.sandbox.cgroup import make_cgroup
 from reinforge.sandbox.consent import stored_consent
@@ -108,6 +109,7 @@ def survey() -> dict[str, Any]:
         "asked_for": choice.asked_for,
         "tiers": [{"tier": name, "isolation": ISOLATION[name], "missing": missing[name]} for name in NAMES],
         "remarks": _remarks(choice.tier),
+        "hosts": HOSTS_TEXT[choice.tier.network],
         "consent": consent and {"given": consent.given, "path": str(consent.path)},
     }
 
