@@ -107,7 +107,8 @@ def find(name: str) -> Callable[..., Any]:
     module, _, function = BUILTINS[name].partition(":")
     package = LIBRARIES.get(name)
     if package and not _installed(package.replace("-", "_")):
-        raise SetupError(f"{name} needs the package {package}.", hint="pip install 'reinforge[graders]'")
+        hint = f"pip install 'reinforge[graders]', or add {package} to reward_fns.runtime.packages where those are set."
+        raise SetupError(f"{name} needs the package {package}.", hint=hint)
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
 
