@@ -24,7 +24,7 @@ class FakeSampler:
     def sample(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Completion]]:
         self.calls.append(list(requests))
         for place in reversed(range(len(requests))):
-            for generation in reversed(range(requests[place].num_generations)):
+            for generation in reversed(requests[place].generations):
                 yield place, self.completion(requests[place], generation)
 
     def completion(self, request: SampleRequest, generation: int) -> Completion:
@@ -41,7 +41,7 @@ class FakeGrader:
         self.judge = judge or (lambda completion: Score("digit", "digit_v1", float(completion.text[-1]) / 10))
         self.closed = False
 
-    def begin(self, prompt: Prompt, num_completions: int) -> FakeGrading:
+    def begin(self, prompt: Prompt, num_completions: int, first_generation: int = 0) -> FakeGrading:
         return FakeGrading(self.judge)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from reinforge.config_rollout import ImportanceCorrection, Positive
+from reinforge.config_rollout import AdaptiveGroups, DynamicSampling, ImportanceCorrection, Positive
 from reinforge.config_rollout import Part as _Part
 from reinforge.requirements import read_requirements
 
@@ -280,6 +280,10 @@ class GRPOConfig(_Part):
     """P: prompts in a batch. A step learns from P x num_generations completions."""
     num_generations: Annotated[int, Field(ge=2)] = 8
     """G: completions per prompt (K7); a group needs at least two to compare."""
+    dynamic_sampling: DynamicSampling = DynamicSampling()
+    """Replacing groups that teach nothing."""
+    adaptive_groups: AdaptiveGroups = AdaptiveGroups()
+    """Sampling the whole of a group only where its first completions differ."""
     num_iterations: Annotated[int, Field(ge=1)] = 1
     """Optimizer steps on each batch of rollouts. Above 1 the ratio to the old policy is clipped."""
     sampling_params: SamplingParams = SamplingParams()
@@ -364,6 +368,9 @@ class GRPOConfig(_Part):
             raise ValueError(
                 f"epsilon_high = {self.epsilon_high}: for cispo it caps the ratio itself, so it must exceed 1"
             )
+        start = self.adaptive_groups.start
+        if start is not None and start >= self.num_generations:
+            raise ValueError(f"adaptive_groups.start = {start} must be below num_generations = {self.num_generations}")
         limit = self.sampling_params.max_tokens
         if self.overlong and limit and self.overlong.buffer_tokens >= limit:
             raise ValueError(

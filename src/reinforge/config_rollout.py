@@ -15,6 +15,23 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+class DynamicSampling(Part):
+    """Replacing groups without signal (Yu et al. 2025, DAPO)."""
+
+    max_rounds: Annotated[int, Field(ge=0)] = 0
+    """Times in a step that as many further prompts are sampled as groups are missing whose rewards differ. 0 is off.
+    What is still missing after them are groups without signal, the first drawn."""
+
+
+class AdaptiveGroups(Part):
+    """Small groups first, whole ones where they can teach."""
+
+    start: Annotated[int, Field(ge=2)] | None = None
+    """Completions sampled of each prompt at first; the rest of `num_generations` only where the rewards of these differ
+    or too few are valid. A function that judges a whole group judges the two parts one after the other. Unset: all at
+    once."""
+
+
 class ImportanceCorrection(Part):
     """Weights for tokens that another distribution than the learning policy has drawn: one of `top_p` or `top_k`."""
 

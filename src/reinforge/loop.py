@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from reinforge.config import GRPOConfig
-from reinforge.data.order import PromptOrder
 from reinforge.errors import Interrupted, StoppedByGuard
 from reinforge.evaluation import evaluate
 from reinforge.grading.overlong import overlong_score
@@ -20,10 +19,10 @@ from reinforge.insight.faults import REPLACED, failing_function, replaced_worker
 from reinforge.insight.metrics import step_metrics
 from reinforge.learner.advantage import advantages
 from reinforge.roles import Roles
-from reinforge.rollout.collect import Collected, collect
+from reinforge.rollout.rounds import Drawn, Rollouts
 from reinforge.run_store import Event, Run, StepRecord, save_checkpoint
 from reinforge.run_store.codec import encode_state
-from reinforge.types import Batch, Group, Prompt, SampleRequest, TrainState
+from reinforge.types import Batch, Group, Prompt, TrainState
 
 
 @dataclass(frozen=True)
@@ -98,19 +97,19 @@ def train(
     """
     config, state, steering = task.config, state or TrainState(), steering or Steering()
     last_step = config.train_steps if steering.until_step is None else steering.until_step
+    rollouts = _rollouts(task, roles)
     roles.sampler.load(roles.learner.publish())
     if not _is_evaluated(run, state.step):  # a guard may have stopped the run in the middle of it
         _evaluate_if_due(task, roles, run, watcher, state)
     record_s = 0.0
     while state.step < last_step:
         changes = steering.before_step(state.step)
-        clock, collected = _Clock({"time/record_s": record_s}), None
+        clock, drawn = _Clock({"time/record_s": record_s}), None
         if state.batch is None:
-            collected = _sample_and_grade(task, roles, state)
-            fault = stopping_fault(collected.groups) or _failing(task.config, collected.groups)
-            if fault is not None:
-                _stop_by_guard(roles, run, watcher, state, collected.groups, fault)
-            state = _with_batch(state, collected, config)
+            drawn = rollouts.draw(state.step, state.prompts_drawn)
+            if drawn.fault is not None:
+                _stop_by_guard(roles, run, watcher, state, drawn.groups, drawn.fault)
+            state = _with_batch(state, drawn, config)
         assert state.batch is not None
         clock.lap("collect")
         update = roles.learner.update(state.batch)
@@ -118,7 +117,7 @@ def train(
         roles.sampler.load(roles.learner.publish())
         clock.lap("publish")
 
-        record = _record(task, roles, state, collected, update.metrics, clock, changes)
+        record = _record(task, roles, state, drawn, update.metrics, clock, changes)
         state = replace(state, step=state.step + 1, batch=_unless_used_up(state.batch.after(update), config))
         run.record_step(record, config.keep_tokens_steps)
         clock.lap("record")
@@ -136,25 +135,19 @@ def train(
             _end_early(run, steering.stop, asked_to_stop, state.step)
 
 
-def _sample_and_grade(task: Task, roles: Roles, state: TrainState) -> Collected:
-    """G completions for each of the next P prompts."""
-    config, order = task.config, PromptOrder(len(task.train_prompts), task.config.seed)
-    drawn = [order.at(state.prompts_drawn + place) for place in range(config.prompts_per_step)]
-    requests = [
-        SampleRequest(task.train_prompts[index], config.num_generations, (config.seed, state.step, place))
-        for place, (index, _) in enumerate(drawn)
-    ]
+def _rollouts(task: Task, roles: Roles) -> Rollouts:
+    """Sample and grade: who draws the groups of a step."""
     extra = []
-    if config.overlong is not None:
-        extra.append(partial(overlong_score, params=config.overlong, max_tokens=task.max_tokens))
-    return collect(requests, [epoch for _, epoch in drawn], roles.sampler, roles.grader, extra)
+    if task.config.overlong is not None:
+        extra.append(partial(overlong_score, params=task.config.overlong, max_tokens=task.max_tokens))
+    find_fault = partial(_fault, task.config)
+    return Rollouts(task.config, task.train_prompts, roles.sampler, roles.grader, extra, find_fault)
 
 
-def _with_batch(state: TrainState, collected: Collected, config: GRPOConfig) -> TrainState:
+def _with_batch(state: TrainState, drawn: Drawn, config: GRPOConfig) -> TrainState:
     """Compare: every completion with its group."""
-    rewards_PG = [group.rewards_G for group in collected.groups]
-    batch = Batch(collected.groups, advantages(rewards_PG, config.scale_rewards))
-    return replace(state, prompts_drawn=state.prompts_drawn + len(collected.groups), batch=batch)
+    batch = Batch(drawn.kept, advantages([group.rewards_G for group in drawn.kept], config.scale_rewards))
+    return replace(state, prompts_drawn=state.prompts_drawn + len(drawn.groups), batch=batch)
 
 
 def _unless_used_up(batch: Batch, config: GRPOConfig) -> Batch | None:
@@ -165,7 +158,7 @@ def _record(
     task: Task,
     roles: Roles,
     state: TrainState,
-    collected: Collected | None,
+    drawn: Drawn | None,
     update: Mapping[str, float],
     clock: _Clock,
     changes: Sequence[Event],
@@ -176,10 +169,10 @@ def _record(
     del times["time/collect_s"]
     groups: tuple[Group, ...] = ()
     advantages_PG: tuple[tuple[float, ...], ...] = ()
-    if collected is not None and state.batch is not None:
-        groups, advantages_PG = collected.groups, state.batch.advantages_PG
-        times |= {"time/rollout_s": collected.rollout_s, "time/reward_wait_s": collected.reward_wait_s}
     others = {**times, **roles.figures()}
+    if drawn is not None and state.batch is not None:
+        groups, advantages_PG = drawn.groups, drawn.advantages_of_all(state.batch.advantages_PG)
+        others |= {"time/rollout_s": drawn.rollout_s, "time/reward_wait_s": drawn.reward_wait_s, **drawn.figures}
     metrics = step_metrics(groups, update, others, settings.correct_fn, settings.correct_from)
     return StepRecord(
         step=state.step + 1,
@@ -231,10 +224,10 @@ def _write_state(roles: Roles, state: TrainState, folder: Path) -> None:
     (folder / "state.json").write_text(encode_state(state), encoding="utf-8")
 
 
-def _failing(config: GRPOConfig, groups: Sequence[Group]) -> Event | None:
-    """The function whose scores of a step are no judgement, if there is one."""
+def _fault(config: GRPOConfig, groups: Sequence[Group]) -> Event | None:
+    """Why these groups must not be learned from: a judge is gone, or the scores of a function are no judgement."""
     strict = {name: 0.0 for name, settings in config.reward_fns.settings.items() if settings.on_error == "fail"}
-    return failing_function(groups, config.reward_fns.max_error_rate, strict)
+    return stopping_fault(groups) or failing_function(groups, config.reward_fns.max_error_rate, strict)
 
 
 def _stop_by_guard(

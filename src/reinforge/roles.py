@@ -29,8 +29,8 @@ class Sampler(Protocol):
 class Grader(Protocol):
     """Judges completions. Whatever user code does, it answers."""
 
-    def begin(self, prompt: Prompt, num_completions: int) -> GroupGrading:
-        """Begin judging the group of completions of one prompt."""
+    def begin(self, prompt: Prompt, num_completions: int, first_generation: int = 0) -> GroupGrading:
+        """Begin judging the group of completions of one prompt, or a part of it: the generations from the first on."""
         ...
 
     def close(self) -> None:

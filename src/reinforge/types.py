@@ -77,6 +77,13 @@ class SampleRequest:
     """(seed, step, place in the step's batch). The place, not the row: a row drawn twice in a step differs."""
     greedy: bool = False
     """Take the most likely token (temperature 0) instead of drawing."""
+    first_generation: int = 0
+    """Number of the first of the G: above 0 the request extends a group, with what sampling it whole would draw."""
+
+    @property
+    def generations(self) -> range:
+        """Numbers of the completions asked for."""
+        return range(self.first_generation, self.first_generation + self.num_generations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,7 @@ class Completion:
     """
 
     generation: int
-    """Which of the G, from 0."""
+    """Which of its group, from 0."""
     token_ids: tuple[int, ...]
     """[T] Sampled tokens, the end-of-sequence token included when one was drawn."""
     text: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ def make_engine(model: PreTrainedModel, folder: Path, **changes) -> Engine:
     return Engine(model, **(settings | changes))
 
 
+def test_a_group_drawn_in_two_parts_is_the_one_drawn_whole(tiny_qwen2):
+    engine = make_engine(load(tiny_qwen2), tiny_qwen2)
+    whole = collect(engine, random_requests(5))
+    parts = [replace(request, num_generations=3, first_generation=2) for request in random_requests(5)]
+    found = collect(engine, parts)
+    assert set(found) == {(place, generation) for place in range(len(LENGTHS)) for generation in (2, 3, 4)}
+    assert all(completion.token_ids == whole[key].token_ids for key, completion in found.items())
+
+
 def make_request(token_ids, place: int, num_generations: int = 1, *, greedy: bool = False) -> SampleRequest:
     prompt = Prompt(Example(place, ""), "", tuple(token_ids))
     return SampleRequest(prompt, num_generations, key=(3, 1, place), greedy=greedy)
@@ -80,7 +90,7 @@ def collect(engine: Engine, requests) -> dict[tuple[int, int], Completion]:
     for place, completion in engine.sample(requests):
         assert (place, completion.generation) not in found
         found[place, completion.generation] = completion
-    assert set(found) == {(i, g) for i, request in enumerate(requests) for g in range(request.num_generations)}
+    assert set(found) == {(i, g) for i, request in enumerate(requests) for g in request.generations}
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from processes import wait_until
 from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.grading.calls import Case
 from reinforge.grading.grader import RewardFunctionGrader
+from reinforge.grading.replay import ReplayingGrader
 from reinforge.grading.reward_function import load_reward_functions
 from reinforge.grading.scorers import FunctionWorkers
 from reinforge.rollout.collect import collect
@@ -126,6 +128,21 @@ def test_neither_order_nor_time_changes_what_real_workers_say(graders, drawn):
         assert group.grades[0].scores[1].prints == f"{len(ranks)}\n"
     for grader in graders:
         assert known(collect(requests, epochs, ShuffledSampler(order), grader).groups) == known(straight)
+
+
+def test_a_group_judged_in_two_parts_has_the_scores_of_each_at_its_place(graders):
+    (request,) = requests_of([5])
+    whole = collect([request], [0], FakeSampler(), graders[0]).groups[0]
+    rest = replace(request, num_generations=3, first_generation=2)
+    for grader in (graders[0], ReplayingGrader(graders[0], {})):
+        part = collect([rest], [0], FakeSampler(), grader).groups[0]
+        assert part.completions == whole.completions[2:]
+        for judged, at_once in zip(part.grades, whole.grades[2:], strict=True):
+            assert (judged.scores[0].value, judged.scores[2].value) == (
+                at_once.scores[0].value,
+                at_once.scores[2].value,
+            )
+            assert judged.scores[1].prints in ("3\n", "")  # what judges a group saw this part
 
 
 def test_judging_begins_when_a_completion_ends_and_a_group_is_judged_at_once(tmp_path: Path, monkeypatch):

@@ -82,6 +82,7 @@ class Columns:
         columns |= {
             "std": ("reward/std", ".3f"),
             "zero-var": ("group/zero_variance_share", ".0%"),
+            "kept": ("group/kept_share", ".0%"),
             "tokens": ("completion/tokens_mean", ".0f"),
             "KL": ("policy/kl", ".4f"),
             "tok/s": ("speed/tokens_per_s", ".0f"),

@@ -97,9 +97,9 @@ class RewardFunctionGrader:
         """Metrics of judges and connections since the last call."""
         return {**self.judges.take_figures(), **self.network.take_figures()}
 
-    def begin(self, prompt: Prompt, num_completions: int) -> GroupGrading:
+    def begin(self, prompt: Prompt, num_completions: int, first_generation: int = 0) -> GroupGrading:
         """See roles.Grader."""
-        return _GroupGrading(prompt, num_completions, self._scorers, self._grades_of)
+        return _GroupGrading(prompt, num_completions, first_generation, self._scorers, self._grades_of)
 
     def grade_case(self, case: Case) -> Future[tuple[Grade, ...]]:
         """Start judging; the grades are in the order of `case.texts`."""
@@ -124,12 +124,14 @@ class _GroupGrading:
         self,
         prompt: Prompt,
         num_completions: int,
+        first_generation: int,
         scorers: Sequence[Scorer],
         combine: Callable[[list[list[Score]]], tuple[Grade, ...]],
     ) -> None:
         self._prompt = prompt
         self._completions: list[Completion | None] = [None] * num_completions
         self._num_missing = num_completions
+        self._first = first_generation
         self._combine = combine
         self._alone = [(i, scorer) for i, scorer in enumerate(scorers) if scorer.judges_each_alone]
         self._together = [(i, scorer) for i, scorer in enumerate(scorers) if not scorer.judges_each_alone]
@@ -137,10 +139,11 @@ class _GroupGrading:
         """For each scorer: place of the first completion -> scores from there on."""
 
     def add(self, completion: Completion) -> None:
-        self._completions[completion.generation] = completion
+        place = completion.generation - self._first
+        self._completions[place] = completion
         self._num_missing -= 1
         if self._alone:
-            self._submit(self._alone, completion.generation, [completion])
+            self._submit(self._alone, place, [completion])
         if self._together and not self._num_missing:
             self._submit(self._together, 0, [completion for completion in self._completions if completion is not None])
 

@@ -38,9 +38,10 @@ class ReplayingGrader:
         self._inner = inner
         self._recorded = recorded
 
-    def begin(self, prompt: Prompt, num_completions: int) -> GroupGrading:
+    def begin(self, prompt: Prompt, num_completions: int, first_generation: int = 0) -> GroupGrading:
         """See roles.Grader."""
-        return _ReplayingGrading(prompt, self._inner.begin(prompt, num_completions), self._recorded)
+        inner = self._inner.begin(prompt, num_completions, first_generation)
+        return _ReplayingGrading(prompt, inner, self._recorded)
 
     def close(self) -> None:
         self._inner.close()
@@ -60,9 +61,8 @@ class _ReplayingGrading:
         self._inner.add(completion)
 
     def grades(self) -> tuple[Grade, ...]:
-        return tuple(
-            self._replayed(self._completions[place], grade) for place, grade in enumerate(self._inner.grades())
-        )
+        completions = (self._completions[generation] for generation in sorted(self._completions))
+        return tuple(map(self._replayed, completions, self._inner.grades()))
 
     def _replayed(self, completion: Completion, grade: Grade) -> Grade:
         keys = [_key(score.version, self._prompt, completion) for score in grade.scores]

@@ -57,7 +57,7 @@ class Scheduler:
         self._waiting = deque(
             Row(place, generation, request.greedy, request.prompt.num_tokens - 1, request.prompt.token_ids[-1])
             for place, request in enumerate(requests)
-            for generation in range(request.num_generations)
+            for generation in request.generations
         )
         self._num_unplaced = [request.num_generations for request in requests]
         self._prefix_lengths = [request.prompt.num_tokens - 1 for request in requests]

@@ -37,7 +37,7 @@ def collect(
     nor the time graders take.
     """
     started = time.monotonic()
-    gradings = [grader.begin(request.prompt, request.num_generations) for request in requests]
+    gradings = [grader.begin(r.prompt, r.num_generations, r.first_generation) for r in requests]
     ended: list[dict[int, Completion]] = [{} for _ in requests]
     for place, completion in sampler.sample(requests):
         ended[place][completion.generation] = completion
@@ -48,7 +48,7 @@ def collect(
             raise RuntimeError(f"the sampler gave {len(of_request)} of {request.num_generations} completions")
     groups = []
     for request, epoch, of_request, grading in zip(requests, epochs, ended, gradings, strict=True):
-        completions = tuple(of_request[generation] for generation in range(request.num_generations))
+        completions = tuple(of_request[generation] for generation in request.generations)
         grades = [_with(g, c, extra_scores) for g, c in zip(grading.grades(), completions, strict=True)]
         groups.append(Group(request.prompt, epoch, completions, tuple(grades)))
     return Collected(tuple(groups), sampled - started, time.monotonic() - sampled)
