@@ -8,7 +8,9 @@ import os
 import pytest
 
 from reinforge.config import JudgeConfig, RewardFunctionSettings
+from reinforge.errors import RewardError
 from reinforge.grading.access_text import access_lines
+from reinforge.grading.describe import describe_source
 from reinforge.grading.network import MAX_TOLD, Network
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.insight.faults import network_faults
@@ -116,6 +118,14 @@ def test_what_each_function_may_reach_is_said():
     assert access_lines(functions, limits, JudgeConfig(), Plain())[-1] == (
         "nothing holds reward functions to this: the plain tier does not isolate"
     )
+
+
+def test_a_key_that_was_not_granted_is_told_with_the_setting(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "hunter2-hunter2")
+    with pytest.raises(RewardError, match=r"KeyError: 'JUDGE_KEY'.*reward_fns\.runtime\.secrets: \[JUDGE_KEY\]"):
+        describe_source("import os\nKEY = os.environ['JUDGE_KEY']\n", "judge.py")
+    granted = Limits(secrets=("JUDGE_KEY",))
+    assert describe_source("import os\nKEY = os.environ['JUDGE_KEY']\n", "judge.py", granted) == ()
 
 
 @pytest.mark.parametrize("name", ["own", "other"])

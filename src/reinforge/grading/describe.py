@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 
 from reinforge.errors import RewardError
@@ -31,6 +33,9 @@ def describe_source(
 def _load_hint(fault: SourceFault, packages: Sequence[str]) -> str:
     if "relative import" in fault.text:
         return "Copy what you need of the other file: a reward function is one file."
+    variable = re.fullmatch(r"KeyError: '(\w+)'", fault.text)
+    if variable is not None and variable[1] in os.environ:
+        return f"Is it read from the environment? Name it there: reward_fns.runtime.secrets: [{variable[1]}]."
     if not fault.package:
         return TOO_LONG_HINT if fault.text.startswith("the source has") else ""
     elsewhere = (

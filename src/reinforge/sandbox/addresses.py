@@ -127,6 +127,8 @@ def split_port(text: str) -> tuple[str, int | None]:
     >>> split_port("Example.org:8443"), split_port("[::1]:80"), split_port("::1"), split_port("example.org")
     (('example.org', 8443), ('::1', 80), ('::1', None), ('example.org', None))
     """
+    if set("/@?#\\") & set(text):
+        raise ValueError(f"{text[:MAX_HOST]!r} is no host name")
     host, colon, port = text.rpartition(":")
     if not colon or host.endswith(":") or (":" in host and not host.endswith("]")):
         return canonical_host(text), None
