@@ -48,6 +48,7 @@ check: .venv/.dev
 
 docs: .venv/.dev
 	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_seed_findings.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -156,8 +156,8 @@ def gold_survives_extraction(trials: Trials) -> Iterator[Finding]:
         lost = [one for one in wrong if not _is_same_number(one)]
         spelled = [one for one in wrong if _is_same_number(one)]
         kinds_of: tuple[tuple[list[Extraction], Verdict, str], ...] = (
-            (lost, "blocking", "not the answer"),
-            (spelled, "warning", "another spelling"),
+            (lost, "blocking", "does not return the answer"),
+            (spelled, "warning", "keeps another spelling of the answer"),
         )
         for found, verdict, what in kinds_of:
             if found:
@@ -167,7 +167,7 @@ def gold_survives_extraction(trials: Trials) -> Iterator[Finding]:
                     "gold_survives_extraction",
                     verdict,
                     "",
-                    f"{helper} returns {what} for {len(found)} of {len(extractions)} texts ({source}"
+                    f"{helper} {what} for {len(found)} of {len(extractions)} texts ({source}"
                     f"{'; ' + kinds if kinds else ''}): {found[0].returned!r} for {found[0].expected!r}",
                     value=len(found) / len(extractions),
                     threshold="0",

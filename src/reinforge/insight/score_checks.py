@@ -150,7 +150,7 @@ def _failures(function: FunctionInfo, tried: list[Trial], sound: bool) -> Iterat
         score = trial.score(function.name)
         if score is not None and score.state != "ok":
             by_kind.setdefault(score.kind, []).append(trial)
-    num_failed = sum(map(len, by_kind.values()))
+    num_failed, what = sum(map(len, by_kind.values())), "well-formed" if sound else "malformed"
     for kind, failed in by_kind.items():
         first = failed[0].score(function.name)
         cause = "" if first is None else first.message.strip().partition("\n")[0]
@@ -160,8 +160,8 @@ def _failures(function: FunctionInfo, tried: list[Trial], sound: bool) -> Iterat
             "calls_succeed" if sound else "calls_survive_anything",
             "blocking" if sound and num_failed > 0.1 * len(tried) else "warning",
             function.name,
-            f"{function.name}: {kind} on {len(failed)} of {len(tried)} {'sound' if sound else 'unsound'} completions "
-            f"({cause}): {probes_in_words(failed)}",
+            f"{function.name}: {kind} on {len(failed)} of {len(tried)} {what} completions ({cause}): "
+            f"{probes_in_words(failed)}",
             value=share,
             threshold="0; blocking above 0.1" if sound else "0",
             fix="Return 0.0 for what the function cannot read; errors count as 0, and too many of them stop a run."
