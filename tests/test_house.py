@@ -26,17 +26,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "reinforge"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-LAYER_0 = {"types", "roles", "errors", "model_files", "requirements", "config", "config_rollout"}
+LAYER_0 = {"types", "roles", "errors", "model_files", "requirements", "config", "config_rewards", "config_rollout"}
 LAYER_1 = {"config_problems", "config_file", "run_store", "data", "grading", "sandbox", "insight"}
 LAYER_2 = {"policy", "learner", "inference", "rollout"}
-LAYER_3 = {"loop", "evaluation", "reward_updates", "lab"}
+LAYER_3 = {"loop", "evaluation", "gold_check", "reward_updates", "lab"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "roles": {"types"},
     "model_files": set(),
     "requirements": set(),
-    "config": {"errors", "requirements", "config_rollout"},
+    "config": {"config_rewards", "config_rollout"},
+    "config_rewards": {"requirements", "config_rollout"},
     "config_rollout": set(),
     "config_problems": {"config"},
     "config_file": {"config", "config_problems", "errors"},
@@ -50,7 +51,8 @@ MAY_IMPORT = {
     "inference": LAYER_0 | LAYER_1 | {"policy"},
     "rollout": LAYER_0 | LAYER_1,
     "evaluation": LAYER_0 | LAYER_1 | {"rollout"},
-    "loop": LAYER_0 | LAYER_1 | {"rollout", "evaluation", "learner.advantage"},
+    "gold_check": LAYER_0 | LAYER_1,
+    "loop": LAYER_0 | LAYER_1 | {"rollout", "evaluation", "gold_check", "learner.advantage"},
     "reward_updates": LAYER_0 | LAYER_1,
     "lab": LAYER_0 | LAYER_1,
     "cluster": LAYER_0 | LAYER_1 | LAYER_2 | LAYER_3,

@@ -60,7 +60,7 @@ def train(
 
     Raises Interrupted or StoppedByGuard after a checkpoint; `resume` goes on from there.
     """
-    from reinforge.cluster import local
+    from reinforge.cluster import golds, local
     from reinforge.grading.grader import RewardFunctionGrader
     from reinforge.run_store import Run, reward_file
 
@@ -77,6 +77,8 @@ def train(
         files = {reward_file(f.version, f.file_suffix): f.source for f in grader.functions}
         if rows is not None:
             files["dataset.json"] = json.dumps(rows)
+        built, kept = golds.with_golds(built, directory, watcher.note)
+        files |= kept
         with Run.create(Path(runs_dir), name, _stored(config), _about(built, started, directory), files) as run:
             built.grader.keep_in(run.path)
             _run_to_end(built, run, watcher, None)
@@ -274,7 +276,7 @@ def _stop_signals(watcher: Watcher) -> Iterator[StopRequest]:
 
 def rebuild(run: Run, watcher: Watcher) -> LocalRun:
     """The roles of a stored run."""
-    from reinforge.cluster import local
+    from reinforge.cluster import golds, local
     from reinforge.reward_updates import run_functions
 
     config, rows = stored_config(run), stored_rows(run)
@@ -290,7 +292,7 @@ def rebuild(run: Run, watcher: Watcher) -> LocalRun:
                 hint="Put it back as it was, or start a new run.",
             )
     built.grader.keep_in(run.path)
-    return built
+    return golds.with_stored_golds(built, run.path)
 
 
 def _as_stored(dataset: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -340,6 +340,9 @@ def _make_paths_absolute(layer: _Layer) -> None:
         elif ".py:" in address:
             file, _, function = address.rpartition(":")
             functions[name] = f"{_absolute(folder, file)}:{function}"
+    recheck, cases = _table(_table(layer.values, "reward_fns"), "recheck"), ("reward_fns", "recheck", "cases")
+    if isinstance(recheck.get("cases"), str):
+        recheck["cases"] = _absolute(Origin.find(layer.origins, cases).folder, recheck["cases"])
     data = _table(layer.values, "data")
     for table, path in ((layer.values, ("base_model",)), (data, ("data", "path")), (data, ("data", "heldout_path"))):
         value = table.get(path[-1])

@@ -12,6 +12,7 @@ from typing import NoReturn, Protocol
 from reinforge.config import GRPOConfig
 from reinforge.errors import Interrupted, StoppedByGuard
 from reinforge.evaluation import evaluate
+from reinforge.gold_check import GoldCheck, GoldCompletion, check_golds
 from reinforge.grading.overlong import overlong_score
 from reinforge.grading.replay import accidents
 from reinforge.insight.evaluation import Evaluation
@@ -34,6 +35,8 @@ class Task:
     heldout_prompts: Sequence[Prompt]
     max_tokens: int
     """Longest completion; the config may leave it to the data."""
+    golds: Sequence[GoldCompletion] = ()
+    """Right completions to judge every `reward_fns.recheck.every_steps`."""
 
 
 class Watcher(Protocol):
@@ -104,6 +107,7 @@ def train(
     record_s = 0.0
     while state.step < last_step:
         changes = steering.before_step(state.step)
+        checked = _check_golds_if_due(task, roles, run, state.step, bool(changes))
         clock, drawn = _Clock({"time/record_s": record_s}), None
         if state.batch is None:
             drawn = rollouts.draw(state.step, state.prompts_drawn)
@@ -117,7 +121,8 @@ def train(
         roles.sampler.load(roles.learner.publish())
         clock.lap("publish")
 
-        record = _record(task, roles, state, drawn, update.metrics, clock, changes)
+        before = replace(checked, events=(*changes, *checked.events))
+        record = _record(task, roles, state, drawn, update.metrics, clock, before)
         state = replace(state, step=state.step + 1, batch=_unless_used_up(state.batch.after(update), config))
         run.record_step(record, config.keep_tokens_steps)
         clock.lap("record")
@@ -161,9 +166,9 @@ def _record(
     drawn: Drawn | None,
     update: Mapping[str, float],
     clock: _Clock,
-    changes: Sequence[Event],
+    before: GoldCheck,
 ) -> StepRecord:
-    """The row of the step: its metrics, and the completions if they were collected for it."""
+    """The row of the step: its metrics, the completions if they were collected for it, and what happened before it."""
     times, settings = clock.times, task.config.eval
     times["time/step_s"] = sum(times[f"time/{stage}_s"] for stage in ("collect", "update", "publish"))
     del times["time/collect_s"]
@@ -176,13 +181,21 @@ def _record(
     metrics = step_metrics(groups, update, others, settings.correct_fn, settings.correct_from)
     return StepRecord(
         step=state.step + 1,
-        metrics=metrics,
+        metrics={**metrics, **before.metrics},
         state_hash=roles.learner.state_hash(),
         groups=groups,
         advantages_PG=advantages_PG,
-        events=(*changes, *reward_faults(groups)),
-        accidents=accidents(groups),
+        events=(*before.events, *reward_faults(groups)),
+        accidents={**accidents(groups), **before.accidents},
     )
+
+
+def _check_golds_if_due(task: Task, roles: Roles, run: Run, step: int, changed: bool) -> GoldCheck:
+    """Right completions are judged each `recheck.every_steps`, and when the reward functions have changed."""
+    every = task.config.reward_fns.recheck.every_steps
+    if not task.golds or not every or (step % every and not changed):
+        return GoldCheck()
+    return check_golds(task.golds, roles.grader, run, step)
 
 
 def _is_evaluated(run: Run, step: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -145,11 +146,32 @@ def _story(run: Run, num_steps: int, num_completions: int) -> dict[str, Any]:
         "evaluations": run.evaluations(),
         "judge": _judge(run),
         "functions": [asdict(row) for row in run.functions()],
+        "right_completions": _right_completions(run),
         "waiting_reward_updates": [request.id for request in pending_requests(run.path, REWARDS)],
         "latest_steps": [{"step": row.step, "metrics": row.metrics} for row in steps],
         "completions": _completions(run, num_completions),
         "events": [asdict(row) for row in run.events()],
     }
+
+
+def _right_completions(run: Run) -> dict[str, Any] | None:
+    """The newest check of right completions: how many scores differ from the start, and the means."""
+    for row in reversed(run.steps()):
+        if "gold/changed" in row.metrics:
+            means = {match[1]: v for k, v in row.metrics.items() if (match := re.fullmatch("gold/(.+)/mean", k))}
+            return {"after_step": row.step - 1, "changed": int(row.metrics["gold/changed"]), "means": means}
+    return None
+
+
+def _right_completions_text(check: dict[str, Any] | None) -> str:
+    if check is None:
+        return ""
+    means = ", ".join(f"{name} {figure(mean)}" for name, mean in check["means"].items())
+    changed = check["changed"]
+    told = (
+        f"{changed} scores are not what they were at the start" if changed else "all score what they did at the start"
+    )
+    return f"right completions after step {check['after_step']}: {means}; {told}"
 
 
 def _judge(run: Run) -> dict[str, Any]:
@@ -188,6 +210,7 @@ def _completions(run: Run, limit: int) -> list[dict[str, Any]]:
 def _story_text(run: Run, num_steps: int, num_completions: int) -> str:
     story = _story(run, num_steps, num_completions)
     parts = [_head(story), _evaluations_text(story["evaluations"]), _functions_text(story["functions"])]
+    parts.append(_right_completions_text(story["right_completions"]))
     parts.append(_judge_text(story["judge"], story["status"]))
     functions = story["config"].get("reward_fns", {}).get("functions", {})
     parts += [_steps_text(story["latest_steps"], functions), *map(_completion_text, story["completions"])]

@@ -84,6 +84,8 @@ METRICS: dict[str, str] = {
     "network/cut": "Number of these that ended at a limit of bytes or time.",
     "network/sent_bytes": "Bytes sent over them.",
     "network/received_bytes": "Bytes received over them.",
+    "gold/changed": "Number of scores of right completions (reward_fns.recheck) that differ from those at the start.",
+    "gold/<function>/mean": "Mean value of this function for right completions, where it gave one.",
     "judge/calls": "Number of requests sent to judges, for training; those of a held-out evaluation stand in its file.",
     "judge/questions": "Number of questions asked of judges: equal ones once, however many requests one took.",
     "judge/cached": "Number of questions that judges had answered before.",

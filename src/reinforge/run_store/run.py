@@ -11,6 +11,7 @@
     <run>/control/        requests to the trainer, each a file that was renamed into place
     <run>/evaluations/    held-out evaluations, one JSON file each
     <run>/rewards/        source text of each reward function version
+    <run>/golds.json      right completions that are judged every reward_fns.recheck.every_steps; none where it is off
     <run>/dataset.json    rows that a Python program handed in; none where the config names the data
     <run>/curves.png      the picture of `reinforge demo` and `reinforge runs plot`
     <run>/lock            who trains it now
