@@ -196,6 +196,16 @@ def test_a_judge_of_moods_is_asked_once_so_a_step_can_be_computed_again(tiny_qwe
         assert len(server.requests) == asked
 
 
+def test_a_judge_that_refused_once_is_not_believed_later(tiny_qwen2, tmp_path):
+    """A masked completion stays masked when its step is computed again."""
+    with JudgeServer(by_content) as server:
+        server.fault = lambda body, attempt: "refusal" if attempt == 0 and by_content(body)["result"] < 0.3 else ""
+        path = api.train(make_config(tiny_qwen2, server), ROWS, runs_dir=tmp_path, name="run")
+        with Run.open(path) as run:
+            assert run.functions()[0].num_masked > 2
+        assert verify(path, 2).equal
+
+
 def test_a_key_that_is_wrong_stops_before_anything_is_learned(tiny_qwen2, tmp_path, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "secret-key-1234")
     with JudgeServer(fault=lambda body, attempt: "401") as server:

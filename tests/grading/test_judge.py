@@ -164,7 +164,7 @@ def test_the_lines_of_a_rubric_add_up(make_grader, said, score):
         assert re.search(r"The prompt was:\n<<<prompt \w+>>>\nWhat is 6 \* 7\?\n<<<end of prompt", told)
 
 
-@pytest.mark.parametrize("numbers", [[1, 2], [1, 2, 2], [1, 2, 3, 4], [0, 1, 2], []])
+@pytest.mark.parametrize("numbers", [[1, 2], [1, 2, 2], [1, 2, 3, 3], [1, 2, 3, 4], [0, 1, 2], []])
 def test_a_rubric_with_other_lines_than_asked_is_a_parse_error(make_grader, numbers):
     rows = [{"line": number, "reason": "", "verdict": "yes"} for number in numbers]
     with JudgeServer(lambda body: {"lines": rows}) as server:
