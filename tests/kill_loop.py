@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -65,7 +65,10 @@ class Editor(api.SilentWatcher):
             write_request(self.path, REWARD_REQUESTS, update.to_json(), request_id="edit")
 
 
-def make_config(model: Path, folder: Path) -> GRPOConfig:
+AHEAD = {"max_policy_lag": 1, "dynamic_sampling": {"max_rounds": 1}, "adaptive_groups": {"start": 2}}
+
+
+def make_config(model: Path, folder: Path, changes: Mapping[str, object]) -> GRPOConfig:
     """Several updates per rollout and a checkpoint after each step, so half of them lie between two updates."""
     (folder / "rewards.py").write_text(REWARDS)
     functions = {name: f"{folder / 'rewards.py'}:{name}" for name in ("vowels", "brief")}
@@ -84,6 +87,7 @@ def make_config(model: Path, folder: Path) -> GRPOConfig:
             "save_every": 1,
             "eval": {"every_steps": 2, "max_prompts": 2, "samples_per_prompt": 2},
             "seed": 3,
+            **changes,
         }
     )
 
@@ -137,9 +141,10 @@ def main() -> None:
     parser.add_argument("--every-failpoint", action="store_true")
     parser.add_argument("--failpoints", nargs="*", default=[])
     parser.add_argument("--random-kills", type=int, default=0)
+    parser.add_argument("--ahead", action="store_true", help="rollouts beside the learner, in rounds")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    loop = KillLoop(options.model, options.folder)
+    loop = KillLoop(options.model, options.folder, AHEAD if options.ahead else {})
     for failpoint in options.failpoints or (every_failpoint() if options.every_failpoint else []):
         loop.at_failpoint(failpoint)
     draw = random.Random(0)
@@ -158,9 +163,9 @@ def every_failpoint() -> list[str]:
 
 
 class KillLoop:
-    def __init__(self, model: Path, folder: Path) -> None:
+    def __init__(self, model: Path, folder: Path, changes: Mapping[str, object]) -> None:
         self.folder = folder
-        self.config = make_config(model, folder)
+        self.config = make_config(model, folder, changes)
         self.rows = [{"prompt": f"count to {number}", "number": number} for number in range(24)]
         self.kills = 0
         self.wrong: list[str] = []

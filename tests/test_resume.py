@@ -27,6 +27,14 @@ def test_killed_in_a_step_a_checkpoint_and_a_reward_update_then_resumed(tiny_qwe
     assert found["kills"] == 3 * len(points)
 
 
+@pytest.mark.slow
+def test_killed_with_rollouts_ahead_and_in_rounds_then_resumed(tiny_qwen2, tmp_path):
+    points = ["rows:before_commit=3", "checkpoint:after_prune=5"]
+    found = kill_loop(tiny_qwen2, tmp_path, "--ahead", "--failpoints", *points)
+    assert found["wrong"] == []
+    assert found["kills"] == 3 * len(points)
+
+
 @pytest.mark.prove
 def test_killed_at_every_failpoint_then_resumed(tiny_qwen2, tmp_path):
     assert kill_loop(tiny_qwen2, tmp_path, "--every-failpoint")["wrong"] == []

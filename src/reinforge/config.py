@@ -147,6 +147,9 @@ class GRPOConfig(_Part):
     """P: prompts in a batch. A step learns from P x num_generations completions."""
     num_generations: Annotated[int, Field(ge=2)] = 8
     """G: completions per prompt (K7); a group needs at least two to compare."""
+    max_policy_lag: Annotated[int, Field(ge=0, le=1)] = 0
+    """1: sample the next batch while the learner takes the step, from the policy as it was before that step, in a
+    thread of its own."""
     dynamic_sampling: DynamicSampling = DynamicSampling()
     """Replacing groups that teach nothing."""
     adaptive_groups: AdaptiveGroups = AdaptiveGroups()

@@ -33,11 +33,13 @@ class AdaptiveGroups(Part):
 
 
 class ImportanceCorrection(Part):
-    """Weights for tokens that another distribution than the learning policy has drawn: one of `top_p` or `top_k`."""
+    """Weights for tokens that another distribution than the learning policy has drawn: an earlier policy, or one cut by
+    `top_p` or `top_k`."""
 
-    mode: Literal["off", "truncate", "mask"] = "off"
+    mode: Literal["off", "truncate", "mask"] | None = None
     """Multiply a token's loss by the ratio of its probability in the learner's first pass to the one it was drawn with:
-    at most `cap` (truncate), or 0 where the ratio exceeds `cap` (mask)."""
+    at most `cap` (truncate), or 0 where the ratio exceeds `cap` (mask). Unset: truncate with a `max_policy_lag`, else
+    off."""
     level: Literal["token", "sequence"] = "token"
     """The ratio of each token, or of the whole completion (the product of its tokens')."""
     cap: Positive = 2.0

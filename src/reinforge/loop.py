@@ -20,10 +20,11 @@ from reinforge.insight.faults import REPLACED, failing_function, replaced_worker
 from reinforge.insight.metrics import step_metrics
 from reinforge.learner.advantage import advantages
 from reinforge.roles import Roles
-from reinforge.rollout.rounds import Drawn, Rollouts
+from reinforge.rollout.pipeline import beside
+from reinforge.rollout.rounds import Rollouts
 from reinforge.run_store import Event, Run, StepRecord, save_checkpoint
 from reinforge.run_store.codec import encode_state
-from reinforge.types import Batch, Group, Prompt, TrainState
+from reinforge.types import Batch, Drawn, Group, Prompt, TrainState, Update
 
 
 @dataclass(frozen=True)
@@ -110,20 +111,22 @@ def train(
         checked = _check_golds_if_due(task, roles, run, state.step, bool(changes))
         clock, drawn = _Clock({"time/record_s": record_s}), None
         if state.batch is None:
-            drawn = rollouts.draw(state.step, state.prompts_drawn)
-            if drawn.fault is not None:
-                _stop_by_guard(roles, run, watcher, state, drawn.groups, drawn.fault)
+            drawn = state.ahead or rollouts.draw(state.step, state.prompts_drawn)
+            state = replace(state, ahead=None)
+            fault = rollouts.find_fault(drawn.groups)
+            if fault is not None:
+                _stop_by_guard(roles, run, watcher, state, drawn.groups, fault)
             state = _with_batch(state, drawn, config)
         assert state.batch is not None
         clock.lap("collect")
-        update = roles.learner.update(state.batch)
-        clock.lap("update")
+        update, ahead = _update(roles, rollouts, state, state.batch, clock)
         roles.sampler.load(roles.learner.publish())
         clock.lap("publish")
 
         before = replace(checked, events=(*changes, *checked.events))
         record = _record(task, roles, state, drawn, update.metrics, clock, before)
-        state = replace(state, step=state.step + 1, batch=_unless_used_up(state.batch.after(update), config))
+        batch = _unless_used_up(state.batch.after(update), config)
+        state = replace(state, step=state.step + 1, batch=batch, ahead=ahead)
         run.record_step(record, config.keep_tokens_steps)
         clock.lap("record")
         record_s = clock.times["time/record_s"]
@@ -155,6 +158,25 @@ def _with_batch(state: TrainState, drawn: Drawn, config: GRPOConfig) -> TrainSta
     return replace(state, prompts_drawn=state.prompts_drawn + len(drawn.groups), batch=batch)
 
 
+def _update(
+    roles: Roles, rollouts: Rollouts, state: TrainState, batch: Batch, clock: _Clock
+) -> tuple[Update, Drawn | None]:
+    """Update, and with a policy lag draw the next batch meanwhile, from the policy as it was before."""
+
+    def learn() -> Update:
+        update = roles.learner.update(batch)
+        clock.lap("update")
+        return update
+
+    config = rollouts.config
+    is_last_use = batch.updates_done + 1 == config.num_iterations
+    if not (config.max_policy_lag and is_last_use and state.step + 1 < config.train_steps):
+        return learn(), None
+    both = beside(learn, rollouts, state.step + 1, state.prompts_drawn)
+    clock.lap("ahead_wait")
+    return both
+
+
 def _unless_used_up(batch: Batch, config: GRPOConfig) -> Batch | None:
     return batch if batch.updates_done < config.num_iterations else None
 
@@ -170,11 +192,14 @@ def _record(
 ) -> StepRecord:
     """The row of the step: its metrics, the completions if they were collected for it, and what happened before it."""
     times, settings = clock.times, task.config.eval
-    times["time/step_s"] = sum(times[f"time/{stage}_s"] for stage in ("collect", "update", "publish"))
+    stages = ("collect", "update", "ahead_wait", "publish")
+    times["time/step_s"] = sum(times.get(f"time/{stage}_s", 0.0) for stage in stages)
     del times["time/collect_s"]
     groups: tuple[Group, ...] = ()
     advantages_PG: tuple[tuple[float, ...], ...] = ()
     others = {**times, **roles.figures()}
+    if task.config.max_policy_lag and state.batch is not None:
+        others["policy/lag"] = state.step - min(c.policy_version for g in state.batch.groups for c in g.completions)
     if drawn is not None and state.batch is not None:
         groups, advantages_PG = drawn.groups, drawn.advantages_of_all(state.batch.advantages_PG)
         others |= {"time/rollout_s": drawn.rollout_s, "time/reward_wait_s": drawn.reward_wait_s, **drawn.figures}

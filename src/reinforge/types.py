@@ -8,7 +8,7 @@ All are frozen: whoever wants a change makes a new value. Shapes in the field do
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -213,6 +213,32 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """All that was sampled for a step."""
+
+    groups: tuple[Group, ...]
+    """In the order of prompts."""
+    is_kept: tuple[bool, ...]
+    """Which of them are the batch."""
+    rollout_s: float = 0.0
+    """Seconds of sampling."""
+    reward_wait_s: float = 0.0
+    """Seconds of waiting for the last grades."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of how they were drawn."""
+
+    @property
+    def kept(self) -> tuple[Group, ...]:
+        return tuple(group for group, kept in zip(self.groups, self.is_kept, strict=True) if kept)
+
+    def advantages_of_all(self, advantages_PG: Sequence[tuple[float, ...]]) -> tuple[tuple[float, ...], ...]:
+        """Those of the batch at their places among all groups; 0 for the groups left out."""
+        of_kept = iter(advantages_PG)
+        pairs = zip(self.groups, self.is_kept, strict=True)
+        return tuple(next(of_kept) if kept else (0.0,) * len(group.completions) for group, kept in pairs)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What one optimizer step learns from. With several updates per rollout the same batch is used again."""
 
@@ -261,3 +287,5 @@ class TrainState:
     """Position in the endless, seeded order of prompts."""
     batch: Batch | None = None
     """Rollouts that are not used up yet (several updates per rollout)."""
+    ahead: Drawn | None = None
+    """Rollouts of the next batch, drawn while the learner took the step before (policy lag)."""

@@ -85,7 +85,7 @@ def build(
             trust_remote_code=config.trust_remote_code,
         )
         trainable, total = policy.parameter_counts()
-        torch.set_num_threads(pick_threads(config.threads, total))
+        torch.set_num_threads(_threads(config, total))
         tell(f"{config.base_model}: {total:,} parameters, {trainable:,} trainable ({trainable / total:.2%})")
         for note in policy.notes:
             tell(note)
@@ -162,6 +162,12 @@ def window_of(policy: Policy) -> int | None:
     """Longest sequence in tokens the model was made for; None when its config does not say."""
     window = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
     return None if window is None else int(window)
+
+
+def _threads(config: GRPOConfig, num_parameters: int) -> int:
+    """Of each pool: with a policy lag there are two, which share the cores unless the config says otherwise."""
+    picked = pick_threads(config.threads, num_parameters)
+    return max(1, picked // 2) if config.max_policy_lag and config.threads is None else picked
 
 
 def _check_columns(grader: RewardFunctionGrader, example: Example) -> None:

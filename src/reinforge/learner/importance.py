@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reinforge.config_rollout import ImportanceCorrection
 
-NO_CORRECTION = ImportanceCorrection()
+NO_CORRECTION = ImportanceCorrection(mode="off")
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,10 @@ class LossSettings:
     @classmethod
     def from_config(cls, config: GRPOConfig, max_tokens: int) -> LossSettings:
         """`max_tokens` is passed apart because the config may leave it to the data (K8)."""
+        correction = config.importance_correction
+        if correction.mode is None:
+            mode = "truncate" if config.max_policy_lag else "off"
+            correction = correction.model_copy(update={"mode": mode})
         unset = CISPO_CAP if config.loss_type == "cispo" else config.epsilon
         return cls(
             loss_type=config.loss_type,
@@ -66,7 +70,7 @@ class LossSettings:
             correct_kl=config.use_bias_correction_kl,
             mask_truncated=config.mask_truncated_completions,
             max_tokens=max_tokens,
-            correction=config.importance_correction,
+            correction=correction,
         )
 
 

@@ -4,8 +4,8 @@ can change what is drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from reinforge.config import GRPOConfig
 from reinforge.data.order import PromptOrder
@@ -13,35 +13,10 @@ from reinforge.insight.outcome import group_outcome
 from reinforge.roles import Grader, Sampler
 from reinforge.rollout.collect import Collected, ExtraScore, collect
 from reinforge.run_store import Event
-from reinforge.types import Group, Prompt, SampleRequest
+from reinforge.types import Drawn, Group, Prompt, SampleRequest
 
 FindFault = Callable[[Sequence[Group]], Event | None]
 """Whether these groups must not be learned from, and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """All that was sampled for a step."""
-
-    groups: tuple[Group, ...]
-    """In the order of prompts."""
-    is_kept: tuple[bool, ...]
-    """Which of them are the batch."""
-    rollout_s: float
-    reward_wait_s: float
-    fault: Event | None = None
-    figures: Mapping[str, float] = field(default_factory=dict)
-    """Metrics of the rounds."""
-
-    @property
-    def kept(self) -> tuple[Group, ...]:
-        return tuple(group for group, kept in zip(self.groups, self.is_kept, strict=True) if kept)
-
-    def advantages_of_all(self, advantages_PG: Sequence[tuple[float, ...]]) -> tuple[tuple[float, ...], ...]:
-        """Those of the batch at their places among all groups; 0 for the groups left out."""
-        of_kept = iter(advantages_PG)
-        pairs = zip(self.groups, self.is_kept, strict=True)
-        return tuple(next(of_kept) if kept else (0.0,) * len(group.completions) for group, kept in pairs)
 
 
 @dataclass(frozen=True)
@@ -59,23 +34,22 @@ class Rollouts:
         """The groups of the step after `step` steps, of the prompts from position `prompts_drawn` on."""
         groups: list[Group] = []
         parts: list[Collected] = []
-        fault = None
+        faulty = False
         for _ in range(1 + self.config.dynamic_sampling.max_rounds):
             num_missing = self.config.prompts_per_step - sum(map(_teaches, groups))
-            if not num_missing or fault is not None:
+            if not num_missing or faulty:
                 break
             places = range(len(groups), len(groups) + num_missing)
             collected = self._whole_round(step, prompts_drawn, places)
             groups += collected[-1].groups
             parts += collected
-            fault = self.find_fault(groups)
+            faulty = self.find_fault(groups) is not None
         is_kept = kept(groups, self.config.prompts_per_step)
         return Drawn(
             groups=tuple(groups),
             is_kept=is_kept,
             rollout_s=sum(part.rollout_s for part in parts),
             reward_wait_s=sum(part.reward_wait_s for part in parts),
-            fault=fault,
             figures=self._figures(groups, is_kept),
         )
 

@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import Any
 
 from reinforge.errors import CheckpointError
-from reinforge.types import Batch, Completion, Example, Grade, Group, Prompt, Score, TrainState
+from reinforge.types import Batch, Completion, Drawn, Example, Grade, Group, Prompt, Score, TrainState
 
 _TO_TEXT: dict[type, tuple[str, Callable[[Any], str]]] = {
     bytes: ("bytes", lambda value: base64.b64encode(value).decode()),
@@ -44,6 +44,7 @@ def encode_state(state: TrainState) -> str:
         "step": state.step,
         "prompts_drawn": state.prompts_drawn,
         "batch": None if state.batch is None else _encode_batch(state.batch),
+        "ahead": None if state.ahead is None else _encode_drawn(state.ahead),
     }
     return json.dumps(document, allow_nan=False)
 
@@ -51,8 +52,21 @@ def encode_state(state: TrainState) -> str:
 def decode_state(text: str) -> TrainState:
     """The state that `encode_state` was given."""
     document = json.loads(text)
-    batch = document["batch"]
-    return TrainState(document["step"], document["prompts_drawn"], None if batch is None else _decode_batch(batch))
+    batch, ahead = document["batch"], document.get("ahead")  # a checkpoint of before the policy could lag has none
+    return TrainState(
+        document["step"],
+        document["prompts_drawn"],
+        None if batch is None else _decode_batch(batch),
+        None if ahead is None else _decode_drawn(ahead),
+    )
+
+
+def _encode_drawn(drawn: Drawn) -> dict[str, Any]:
+    return {**_fields(drawn), "groups": [_encode_group(group) for group in drawn.groups]}
+
+
+def _decode_drawn(data: dict[str, Any]) -> Drawn:
+    return Drawn(**_tuples(data) | {"groups": tuple(map(_decode_group, data["groups"]))})
 
 
 def _encode_batch(batch: Batch) -> dict[str, Any]:
@@ -110,7 +124,7 @@ def _decode_group(data: dict[str, Any]) -> Group:
     )
 
 
-def _fields(noun: Completion | Score) -> dict[str, Any]:
+def _fields(noun: Completion | Score | Drawn) -> dict[str, Any]:
     return {name: getattr(noun, name) for name in noun.__slots__}
 
 

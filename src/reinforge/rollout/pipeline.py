@@ -1,0 +1,65 @@
+"""Rollouts beside the learner: the groups of the next step are drawn in a thread while this one is learned from.
+
+The sampler has its own copy of the weights, and both threads use their own pool of compute threads. Nothing else of a
+run happens while the two work, so what is drawn depends on no timing: the policy is the one that was published before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TypeVar
+
+from reinforge.roles import Sampler
+from reinforge.rollout.rounds import Rollouts
+from reinforge.types import Adapter, Completion, Drawn, SampleRequest
+
+T = TypeVar("T")
+
+PATIENCE_S = 5.0
+"""How long a failed run waits for its sampler to end."""
+
+
+def beside(work: Callable[[], T], rollouts: Rollouts, step: int, prompts_drawn: int) -> tuple[T, Drawn]:
+    """Do `work` here and draw the groups of a step in a thread -> both results. What either raises is raised; when
+    `work` does, sampling ends with the next completion."""
+    stopped = threading.Event()
+    drawing = replace(rollouts, sampler=_Stoppable(rollouts.sampler, stopped))
+    drawn: Future[Drawn] = Future()
+
+    def draw() -> None:
+        try:
+            drawn.set_result(drawing.draw(step, prompts_drawn))
+        except BaseException as fault:  # noqa: BLE001 - raised where the result is asked for
+            drawn.set_exception(fault)
+
+    thread = threading.Thread(target=draw, name="rollouts", daemon=True)
+    thread.start()
+    try:
+        result = work()
+        return result, drawn.result()
+    except BaseException:
+        stopped.set()
+        thread.join(PATIENCE_S)
+        raise
+
+
+class _Stoppable:
+    """A sampler that can be told to end (implements roles.Sampler)."""
+
+    def __init__(self, inner: Sampler, stopped: threading.Event) -> None:
+        self._inner = inner
+        self._stopped = stopped
+
+    def sample(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Completion]]:
+        """See roles.Sampler."""
+        for place, completion in self._inner.sample(requests):
+            if self._stopped.is_set():
+                raise RuntimeError("sampling was stopped")
+            yield place, completion
+
+    def load(self, adapter: Adapter) -> None:
+        """See roles.Sampler."""
+        self._inner.load(adapter)
