@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reinforge import api, reward_replay
 from reinforge.cli.main import run as reinforge
@@ -147,6 +148,24 @@ def test_a_removed_function_and_a_failing_one(run_path: Path, tmp_path: Path):
     assert [(f.name, f.version_after) for f in found.functions] == [
         ("correct", "correct_v1"), ("overlong", "overlong_v1"), ("format", ""),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [{"on_error": "mask"}, {"default": 0.5}, {"fallback": "correct"}])
+def test_settings_of_the_run_decide_what_a_failure_counts(run_path: Path, tmp_path: Path, settings: dict[str, object]):
+    failing = tmp_path / "failing.py"
+    failing.write_text("def format_reward(prompt, completion, example):\n    return 1 / 0\n")
+    run = tmp_path / "run"
+    shutil.copytree(run_path, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["reward_fns"]["settings"] = {"format": settings}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    found = replayed(run, failing)
+    assert len(found.most_changed) > 10
+    for one in found.most_changed:
+        _, correct, overlong = (score.value or 0.0 for score in one.after.scores)
+        stand_in = {"default": 0.5, "fallback": correct}.get(*settings)  # type: ignore[call-overload]
+        whole = None if stand_in is None else 0.1 * stand_in + 0.9 * correct + 0.05 * overlong
+        assert one.after.reward == (None if whole is None else pytest.approx(whole, abs=1e-12))
 
 
 def test_changed_data_is_refused(run_path: Path, strict: Path, tmp_path: Path):

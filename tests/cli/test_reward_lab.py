@@ -98,6 +98,18 @@ def test_every_kind_of_fault_has_its_id(folder: Path, capsys: pytest.CaptureFixt
     assert trap["message"].startswith('line 8: example["answer"] is text here')
 
 
+@pytest.mark.slow
+def test_a_function_that_always_hangs_is_not_asked_about_everything(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "hangs.py").write_text(
+        "def hangs(prompt, completion, example):\n    'Doc.'\n    while '<answer>':\n        pass\n"
+        "def extract_answer(text):\n    while '<answer>':\n        pass\n"
+    )
+    report = told(capsys, "hangs.py", "--data", "rows.jsonl", "--timeout-s", "0.2", code=3)
+    assert report["num_trials"] < 60
+    assert report["assumptions"][-1].startswith("stopped early: ")
+    assert set(ids(report, "blocking")) == {"G04", "G11"}
+
+
 def test_columns_that_are_text_are_found_by_trying_them_typed(folder: Path, capsys: pytest.CaptureFixture[str]):
     (folder / "trap.py").write_text(
         "def trap(prompt, completion, example):\n    'Doc.'\n    wanted = [example['answer'], 'x'][0]\n"

@@ -10,7 +10,7 @@ import reinforge
 from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.grading.column_traps import column_traps
 from reinforge.grading.lint import lint, lint_functions
-from reinforge.grading.reward_function import load_rewards_file
+from reinforge.grading.reward_function import load_reward_functions, load_rewards_file
 
 HEAD = "def f(prompt, completion, example):\n    '''Doc.'''\n"
 COLUMNS = {"flag": "bool", "numbers": "list", "target": "int", "gold": "str", "row": "dict"}
@@ -146,6 +146,16 @@ def test_the_recipes_are_clean():
     for name in ("countdown", "gsm8k"):
         functions = load_rewards_file("rewards.py", folder / name)
         assert lint_functions(functions, columns={"numbers": "str", "target": "str", "answer": "str"}) == ()
+
+
+def test_python_inside_a_grader_is_looked_at_too():
+    source = "import urllib.request\ndef grade(sample, item):\n    print(sample)\n"
+    python = {"type": "python", "source": source}
+    node = {"type": "multi", "graders": {"a": python}, "calculate_output": "a"}
+    warnings = lint_functions(load_reward_functions({"mixed": node}, {}, Path()))
+    assert [(w.file_name, w.check, w.line) for w in warnings] == [
+        ("mixed.a", "G19", 1), ("mixed.a", "G02", 2), ("mixed.a", "G26", 2),
+    ]  # fmt: skip
 
 
 def test_hosts_and_secrets_of_the_config_count(tmp_path: Path):

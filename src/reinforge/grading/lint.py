@@ -15,6 +15,7 @@ The text is parsed, never executed: the checks run in our own process, before an
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,8 @@ from pathlib import PurePath
 
 from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.grading.column_traps import column_traps
-from reinforge.grading.reward_function import RewardFunction
+from reinforge.grading.reward_function import DEFAULT_FUNCTION, RewardFunction
+from reinforge.grading.spec import PythonGrader, read, walk
 from reinforge.types import Example
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
@@ -69,9 +71,8 @@ def lint_functions(
     name. A text whose functions may reach different hosts counts as one that may reach all of them."""
     runtime = runtime or RewardFunctionsRuntimeConfig()
     by_text: dict[tuple[str, str], list[RewardFunction]] = {}
-    for function in functions:
-        if function.dialect != "grader":
-            by_text.setdefault((function.source, function.file_name), []).append(function)
+    for part in (part for function in functions for part in _in_python(function)):
+        by_text.setdefault((part.source, part.file_name), []).append(part)
     found: list[LintWarning] = []
     for (source, file_name), used in by_text.items():
         own = [(settings or {}).get(function.name, RewardFunctionSettings()) for function in used]
@@ -87,6 +88,17 @@ def lint_functions(
             secrets={secret for some in secrets for secret in some},
         )
     return tuple(found)
+
+
+def _in_python(function: RewardFunction) -> Iterator[RewardFunction]:
+    """The function, or the Python functions inside a grader."""
+    if function.dialect != "grader":
+        yield function
+        return
+    for path, node in walk(read(json.loads(function.source), function.file_name)):
+        if isinstance(node, PythonGrader):
+            place = ".".join([function.name, *path])
+            yield replace(function, source=node.source, file_name=place, function_name=DEFAULT_FUNCTION)
 
 
 def column_types(examples: Iterable[Example]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from reinforge.lab.cases import GoldenCase
 from reinforge.lab.extractors import extractions
 from reinforge.lab.find_gold import FoundGold, GoldOptions, find_gold
 from reinforge.lab.judges import judge_cost, judge_facts, judges_in
-from reinforge.lab.run import Lab, num_own, spread
+from reinforge.lab.run import MAX_HANGS, Lab, hangs, num_own, spread
 from reinforge.run_store.judgements import Usage
 from reinforge.sandbox.limits import Limits
 from reinforge.types import Example
@@ -128,17 +128,24 @@ def examine(
     ]
     summaries = tuple(map(_summary(trials), trials.names))
     findings = check(trials, others, options.accepted)
-    return LabReport(findings, trials, tuple(_told(found, functions, options, usage, len(golds))), summaries)
+    return LabReport(findings, trials, tuple(_told(trials, found, options, usage)), summaries)
 
 
 def _told(
-    found: FoundGold, functions: Sequence[RewardFunction], options: Options, usage: Sequence[Usage], num_golds: int
+    trials: Trials,
+    found: FoundGold,
+    options: Options,
+    usage: Sequence[Usage],
 ) -> Iterator[str]:
     """What was taken for granted."""
     yield from found.assumptions
-    if not options.weights_given and len(functions) > 1:
+    if not trials.weights_given and len(trials.functions) > 1:
         yield "weights: none are given, so each function counts 1 (a config file says more)"
+    num_hangs = sum(map(hangs, trials.trials))
+    if num_hangs >= MAX_HANGS:
+        yield f"stopped early: {num_hangs} completions ran into the deadline, so many others were not tried"
     if usage:
+        num_golds = len(trials.of("gold"))
         asked, tokens = sum(one.calls for one in usage), sum(one.tokens for one in usage)
         yield (
             f"judges: asked {asked:,} times in the first of two passes ({tokens:,} tokens), so only {num_golds} of "

@@ -21,6 +21,7 @@ from reinforge.types import Example
 
 _NAME = re.compile(r"extract|(get|parse|find|read)_\w*answer|answer_(of|from|in)", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(\.\d+)?")
+DEADLINE_S = 5.0
 VARIANTS = {"decimal": "72.5", "thousands comma": "1,234", "negative": "-3", "dollars": "$18"}
 """Numbers that a careless extraction changes."""
 
@@ -93,12 +94,15 @@ def _try(source: str, file_name: str, name: str, texts: list[_Text], limits: Lim
         return
     worker = Worker(source, file_name, limits)
     try:
-        results = worker.call_each(name, {}, [{fact.parameters[0].name: text.text} for text in texts], 10.0)
+        results = [worker.call(name, {fact.parameters[0].name: texts[0].text}, DEADLINE_S)]
+        if results[0].kind != "timeout":  # one that hangs would do so on every text
+            each = [{fact.parameters[0].name: text.text} for text in texts[1:]]
+            results += worker.call_each(name, {}, each, DEADLINE_S)
     except (WorkerUnavailable, SourceFault) as fault:
         raise RewardError(f"{file_name}: {name} could not be run: {fault}.") from fault
     finally:
         worker.close()
-    for text, result in zip(texts, results, strict=True):
+    for text, result in zip(texts, results, strict=False):
         returned = None if result.kind or result.value is None else str(result.value)
         yield Extraction(
             helper=name,

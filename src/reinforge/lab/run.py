@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from reinforge.types import Example, Grade
 
 MAX_TYPED = 40
 """Rows whose right completion is tried with typed columns."""
+MAX_HANGS = 5
+"""Calls that may run into the deadline before no more are made."""
 MAX_JUDGED_FUZZ = 2_000
 """Longest odd completion that a judge is shown: its tokens cost."""
 
@@ -50,19 +53,19 @@ class Lab:
         """Right completions of every row, all probes of some rows, fuzz on one, and the user's cases."""
         examples, answers = self.by_row, Answers(found.golds)
         chosen = {gold.row for gold in spread(found.golds, num_rows)}
-        batches: list[tuple[int, list[Probe]]] = []
+        right: list[tuple[int, list[Probe]]] = []
         for gold in found.golds:
-            right = [Probe("right completion", "gold", gold.text)]
+            batch = [Probe("right completion", "gold", gold.text)]
             if gold.row in chosen:
-                right += probes(gold, prompt_text(examples[gold.row]), answers)
-                right += padded(gold) if self.has_judges else []
-            batches.append((gold.row, right))
+                batch += probes(gold, prompt_text(examples[gold.row]), answers)
+                batch += padded(gold) if self.has_judges else []
+            right.append((gold.row, batch))
+        right.sort(key=lambda batch: len(batch[1]) > 1)  # single ones first: a function that always hangs shows there
+        longest = MAX_JUDGED_FUZZ if self.has_judges else math.inf
         # One by one: a completion on which a function hangs must not take the others of its call with it.
-        odd = fuzz(found.golds[0]) if found.golds else []
-        batches += [
-            (found.golds[0].row, [probe]) for probe in odd if not self.has_judges or len(probe.text) <= MAX_JUDGED_FUZZ
-        ]
-        tried = _judged(grader, examples, batches)
+        odd = [(gold.row, [probe]) for gold in found.golds[:1] for probe in fuzz(gold) if len(probe.text) <= longest]
+        tried = [*_judged(grader, examples, right), *_judged(grader, examples, odd)]
+        tried.sort(key=lambda trial: (trial.kind == "fuzz", trial.row))
         return [*tried, *self._cases(grader, cases)]
 
     def _cases(self, grader: RewardFunctionGrader, cases: Sequence[GoldenCase]) -> Iterator[Trial]:
@@ -83,7 +86,11 @@ class Lab:
         """The same again in fresh processes, everything in the opposite order. Fuzz, and rows that only have their
         right completion tried, are left out."""
         probed = {trial.row for trial in tried if trial.kind == "garbage"}
-        again = [trial for trial in tried if trial.kind not in ("fuzz", "case", "ladder") and trial.row in probed]
+        again = [
+            trial
+            for trial in tried
+            if trial.kind not in ("fuzz", "case", "ladder") and trial.row in probed and not hangs(trial)
+        ]
         with closing(self.grader()) as grader:
             grades = self._grades(grader, again[::-1])
         return [replace(trial, again=grades.get(id(trial))) for trial in tried]
@@ -93,7 +100,7 @@ class Lab:
         texts_only = all(kind == "str" for kind in column_types(self.examples).values())
         if self.runtime.typed_examples or texts_only or not any(f.dialect == "predibase" for f in self.functions):
             return list(tried)
-        golds = [trial for trial in tried if trial.kind == "gold"][:MAX_TYPED]
+        golds = [trial for trial in tried if trial.kind == "gold" and not hangs(trial)][:MAX_TYPED]
         runtime = self.runtime.model_copy(update={"typed_examples": True})
         with closing(self.grader(runtime)) as grader:
             grades = self._grades(grader, golds)
@@ -117,12 +124,25 @@ class Lab:
 def _judged(
     grader: RewardFunctionGrader, examples: Mapping[int, Example], batches: Sequence[tuple[int, list[Probe]]]
 ) -> list[Trial]:
-    pending = [grader.grade_case(_case(examples[row], [probe.text for probe in batch])) for row, batch in batches]
-    return [
-        Trial(row + 1, probe.name, probe.kind, probe.text, grade)
-        for (row, batch), future in zip(batches, pending, strict=True)
-        for probe, grade in zip(batch, future.result(), strict=True)
-    ]
+    """Trials in the order of the batches, more and more of them at once. Ends early when a function hangs: with a
+    deadline of 10 s, all completions would take hours."""
+    tried: list[Trial] = []
+    done, at_once = 0, 1
+    while done < len(batches) and sum(map(hangs, tried)) < MAX_HANGS:
+        chunk = batches[done : done + at_once]
+        pending = [grader.grade_case(_case(examples[row], [probe.text for probe in batch])) for row, batch in chunk]
+        tried += [
+            Trial(row + 1, probe.name, probe.kind, probe.text, grade)
+            for (row, batch), future in zip(chunk, pending, strict=True)
+            for probe, grade in zip(batch, future.result(), strict=True)
+        ]
+        done, at_once = done + len(chunk), 2 * at_once
+    return tried
+
+
+def hangs(trial: Trial) -> bool:
+    """Whether a function ran into its deadline."""
+    return any(score.kind == "timeout" for score in trial.grade.scores)
 
 
 def _case(example: Example, texts: Sequence[str]) -> Case:
