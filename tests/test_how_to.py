@@ -42,7 +42,8 @@ def test_helpers_are_appended_to_a_file_and_work_in_its_worker(tmp_path, capsys)
     source = (
         "def f(prompt, completion, example):\n"
         "    assert parse_value(example['numbers']) == [9, 1] and parse_value(example['set']) == {1}\n"
-        "    return parse_number(example['target']) if parse_bool(example['flag']) else -1.0\n"
+        "    number = retry(lambda: parse_number(example['target']))\n"
+        "    return number if retry(lambda: parse_bool(example['flag']), attempts=2, wait_s=0.01) else -1.0\n"
     )
     assert command(["rewards", "helpers"]) == 0
     (tmp_path / "rewards.py").write_text(source + capsys.readouterr().out)
@@ -54,6 +55,7 @@ def test_helpers_are_appended_to_a_file_and_work_in_its_worker(tmp_path, capsys)
         scores = [grade.scores[0] for grade in grade_completions(grader, rows)]
     assert [score.value for score in scores] == [15.0, -1.0, None]
     assert scores[2].message.startswith("ValueError: 'maybe' is neither true nor false")
+    assert scores[2].prints == "attempt 1 of 2 failed: ValueError: 'maybe' is neither true nor false\n"
 
 
 GRADERS_PAGE = PAGE.with_name("graders.md")

@@ -129,7 +129,7 @@ def evaluate(
     Without `config` the subject must be a run, and its own config is taken, with the reward functions it has now. With
     `data` all rows of that data set are used, otherwise the rows the config holds out.
     """
-    from reinforge.cluster import local
+    from reinforge.cluster.evaluating import evaluation as build_evaluation
     from reinforge.evaluation import evaluate as score
     from reinforge.grading.grader import RewardFunctionGrader
     from reinforge.insight.faults import reward_faults
@@ -147,7 +147,7 @@ def evaluate(
             grader = stored_grader(run, latest_functions(run), watcher)
     else:
         grader = RewardFunctionGrader.from_config(config.reward_fns, directory, watcher.note)
-    with local.evaluation(config, directory, grader, found, data=data, tell=watcher.note, rows=rows) as built:
+    with build_evaluation(config, directory, grader, found, data=data, tell=watcher.note, rows=rows) as built:
         settings = config.eval if data is None else config.eval.model_copy(update={"max_prompts": None})
         evaluation, groups = score(built.prompts, built.sampler, built.grader, settings, config.seed)
     for event in reward_faults(groups):

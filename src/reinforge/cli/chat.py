@@ -74,7 +74,8 @@ class Conversation:
     def __init__(
         self, subject: str, *, system: str | None, temperature: float, max_tokens: int | None, seed: int
     ) -> None:
-        from reinforge.cluster.local import make_sampler, window_of
+        from reinforge.cluster.local import make_sampler
+        from reinforge.cluster.task import window_of
         from reinforge.config import SamplingParams
         from reinforge.data.render import Renderer
         from reinforge.policy.subject import find_subject

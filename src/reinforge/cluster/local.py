@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import datetime
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from reinforge.cluster.task import Tell, make_task
 from reinforge.config import GRPOConfig, SamplingParams
-from reinforge.data.dataset import load_examples
 from reinforge.data.load import fingerprint, load_data
-from reinforge.data.render import Renderer, longest_answer_tokens, max_tokens_for, render_prompts
-from reinforge.errors import ConfigError, RewardError
+from reinforge.data.render import Renderer
+from reinforge.errors import RewardError
 from reinforge.grading.calls import columns_needed
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.lint import column_types, lint_functions
@@ -28,14 +26,9 @@ from reinforge.learner.update import LocalLearner
 from reinforge.loop import Task
 from reinforge.model_files import fingerprint_model
 from reinforge.policy.model import Policy, load_policy, pick_threads
-from reinforge.policy.subject import Subject
 from reinforge.roles import Roles
-from reinforge.types import Example, Prompt, Score
+from reinforge.types import Example, Score
 
-DEFAULT_MAX_TOKENS = 512
-"""Longest completion where neither the config nor gold answers say."""
-
-Tell = Callable[[str], None]
 Rows = Iterable[Mapping[str, Any]]
 
 
@@ -90,7 +83,7 @@ def build(
         for note in policy.notes:
             tell(note)
         renderer = Renderer.from_folder(policy.folder, today=started)
-        task = _task(config, renderer, policy, train_examples, heldout_examples, tell)
+        task = make_task(config, renderer, policy, train_examples, heldout_examples, tell)
         tell(f"{len(task.train_prompts):,} prompts to train on, {len(task.heldout_prompts):,} held out")
         sampler = make_sampler(policy, renderer, config.sampling_params, task.max_tokens, config.slots)
         learner = LocalLearner(
@@ -107,41 +100,6 @@ def build(
     return LocalRun(task, Roles(sampler, judge, learner, grader.take_figures), grader, policy, fingerprints)
 
 
-@dataclass(frozen=True)
-class LocalEvaluation:
-    """Everything an evaluation needs, built."""
-
-    prompts: Sequence[Prompt]
-    sampler: Engine
-    grader: RewardFunctionGrader
-
-
-@contextmanager
-def evaluation(
-    config: GRPOConfig,
-    base_dir: Path,
-    grader: RewardFunctionGrader,
-    subject: Subject,
-    *,
-    data: str | None,
-    tell: Tell,
-    rows: Rows | None = None,
-) -> Iterator[LocalEvaluation]:
-    """A policy and the prompts to score it on: all rows of `data`, or those the config holds out."""
-    with closing(grader):
-        if data is not None:
-            examples = load_examples(config.data.model_copy(update={"path": data}), base_dir)
-        else:
-            _, examples = load_data(config.data, base_dir, config.seed, rows, tell)
-        policy = subject.load(dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code)
-        torch.set_num_threads(pick_threads(config.threads, policy.parameter_counts()[1]))
-        renderer = Renderer.from_folder(policy.folder)
-        task = _task(config, renderer, policy, [], examples, tell)
-        sampler = make_sampler(policy, renderer, config.sampling_params, task.max_tokens, config.slots)
-        sampler.load(policy.adapter(0))
-        yield LocalEvaluation(task.heldout_prompts, sampler, grader)
-
-
 def make_sampler(policy: Policy, renderer: Renderer, params: SamplingParams, max_tokens: int, slots: int) -> Engine:
     """A sampler on a copy of the policy that shares the base's tensors."""
     own = sampling_copy(policy.model)
@@ -156,12 +114,6 @@ def make_sampler(policy: Policy, renderer: Renderer, params: SamplingParams, max
         load_weights=own.load,
         network=sampling_network(own.model, policy.shares_prefix),
     )
-
-
-def window_of(policy: Policy) -> int | None:
-    """Longest sequence in tokens the model was made for; None when its config does not say."""
-    window = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-    return None if window is None else int(window)
 
 
 def _threads(config: GRPOConfig, num_parameters: int) -> int:
@@ -184,48 +136,6 @@ def _tell_warnings(grader: RewardFunctionGrader, config: GRPOConfig, examples: S
     rewards = config.reward_fns
     for warning in lint_functions(grader.functions, rewards.runtime, rewards.settings, column_types(examples)):
         tell(f"warning  {warning}")
-
-
-def _task(
-    config: GRPOConfig,
-    renderer: Renderer,
-    policy: Policy,
-    train_examples: Sequence[Example],
-    heldout_examples: Sequence[Example],
-    tell: Tell,
-) -> Task:
-    max_tokens = _max_tokens(config, renderer, [*train_examples, *heldout_examples], tell)
-    longest, way_out = config.data.max_prompt_tokens or math.inf, "Raise data.max_prompt_tokens"
-    window = window_of(policy)
-    if window is not None:
-        if window <= max_tokens:
-            raise ConfigError(
-                f"sampling_params.max_tokens = {max_tokens} leaves no room for a prompt in a window of {window}.",
-                hint=f"Set sampling_params.max_tokens below {window}.",
-            )
-        if window - max_tokens < longest:
-            longest = window - max_tokens
-            way_out = f"The model's window of {window} less max_tokens = {max_tokens} leaves no more: lower max_tokens"
-
-    def render(examples: Sequence[Example]) -> list[Prompt]:
-        limit = None if longest == math.inf else int(longest)
-        if not examples:
-            return []
-        return render_prompts(examples, renderer, limit, config.data.overlong_prompts, tell, way_out)
-
-    return Task(config, render(train_examples), render(heldout_examples), max_tokens)
-
-
-def _max_tokens(config: GRPOConfig, renderer: Renderer, examples: Sequence[Example], tell: Tell) -> int:
-    """K8: given, or by the gold answers, or the default."""
-    if config.sampling_params.max_tokens is not None:
-        return config.sampling_params.max_tokens
-    if config.data.answer_column is None:
-        return DEFAULT_MAX_TOKENS
-    longest = longest_answer_tokens(examples, config.data.answer_column, renderer)
-    chosen = max_tokens_for(longest)
-    tell(f"sampling_params.max_tokens = {chosen}: the longest gold answer has {longest} tokens")
-    return chosen
 
 
 def _learning_rate(config: GRPOConfig, base_parameters: int, tell: Tell) -> float:
