@@ -20,7 +20,7 @@ from reinforge.insight.faults import REPLACED, failing_function, replaced_worker
 from reinforge.insight.metrics import step_metrics
 from reinforge.learner.advantage import advantages
 from reinforge.roles import Roles
-from reinforge.rollout.pipeline import beside
+from reinforge.rollout.pipeline import beside, judged_again
 from reinforge.rollout.rounds import Rollouts
 from reinforge.run_store import Event, Run, StepRecord, save_checkpoint
 from reinforge.run_store.codec import encode_state
@@ -105,14 +105,13 @@ def train(
     roles.sampler.load(roles.learner.publish())
     if not _is_evaluated(run, state.step):  # a guard may have stopped the run in the middle of it
         _evaluate_if_due(task, roles, run, watcher, state)
-    record_s = 0.0
+    first_step, record_s = state.step, 0.0
     while state.step < last_step:
         changes = steering.before_step(state.step)
         checked = _check_golds_if_due(task, roles, run, state.step, bool(changes))
         clock, drawn = _Clock({"time/record_s": record_s}), None
         if state.batch is None:
-            drawn = state.ahead or rollouts.draw(state.step, state.prompts_drawn)
-            state = replace(state, ahead=None)
+            drawn = _groups_of(rollouts, state, is_resumed=state.step == first_step)
             fault = rollouts.find_fault(drawn.groups)
             if fault is not None:
                 _stop_by_guard(roles, run, watcher, state, drawn.groups, fault)
@@ -152,10 +151,19 @@ def _rollouts(task: Task, roles: Roles) -> Rollouts:
     return Rollouts(task.config, task.train_prompts, roles.sampler, roles.grader, extra, find_fault)
 
 
+def _groups_of(rollouts: Rollouts, state: TrainState, *, is_resumed: bool) -> Drawn:
+    """Sample and grade, unless it was done ahead. What stopped the run before it was resumed is judged again."""
+    if state.ahead is None:
+        return rollouts.draw(state.step, state.prompts_drawn)
+    if is_resumed and rollouts.find_fault(state.ahead.groups) is not None:
+        return judged_again(rollouts, state.ahead, state.step, state.prompts_drawn)
+    return state.ahead
+
+
 def _with_batch(state: TrainState, drawn: Drawn, config: GRPOConfig) -> TrainState:
     """Compare: every completion with its group."""
     batch = Batch(drawn.kept, advantages([group.rewards_G for group in drawn.kept], config.scale_rewards))
-    return replace(state, prompts_drawn=state.prompts_drawn + len(drawn.groups), batch=batch)
+    return replace(state, prompts_drawn=state.prompts_drawn + len(drawn.groups), batch=batch, ahead=None)
 
 
 def _update(
@@ -271,7 +279,8 @@ def _fault(config: GRPOConfig, groups: Sequence[Group]) -> Event | None:
 def _stop_by_guard(
     roles: Roles, run: Run, watcher: Watcher, state: TrainState, groups: Sequence[Group], fault: Event
 ) -> NoReturn:
-    """Stop before anything is learned or said of these groups. A resume collects them again."""
+    """Stop before anything is learned or said of these groups. A resume collects them again, or where they were
+    drawn ahead judges them again."""
     for event in (*reward_faults(groups), fault):
         run.record_event(event)
         watcher.note(event.message)

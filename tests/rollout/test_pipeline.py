@@ -13,6 +13,7 @@ from reinforge import loop
 from reinforge.api import SilentWatcher
 from reinforge.config import GRPOConfig
 from reinforge.data.order import PromptOrder
+from reinforge.errors import StoppedByGuard
 from reinforge.learner.advantage import advantages
 from reinforge.learner.loss import LossSettings
 from reinforge.rollout.collect import collect
@@ -20,6 +21,7 @@ from reinforge.run_store import Event, Run, decode_state, list_checkpoints
 from reinforge.run_store.codec import encode_state
 from reinforge.types import Batch, Drawn, Example, Prompt, SampleRequest, Score, TrainState
 
+ROUNDS = {"dynamic_sampling": {"max_rounds": 2}, "adaptive_groups": {"start": 2}}
 PROMPTS = [Prompt(Example(i, f"p{i}"), f"p{i}", (i + 1,)) for i in range(7)]
 
 
@@ -121,7 +123,7 @@ def test_sampling_goes_on_while_the_learner_works(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"num_iterations": 2}, {"dynamic_sampling": {"max_rounds": 2}, "adaptive_groups": {"start": 2}}],
+    [{}, {"num_iterations": 2}, ROUNDS],
     ids=str,
 )
 def test_a_run_resumed_anywhere_is_the_run_that_was_not_interrupted(tmp_path, changes):
@@ -156,6 +158,31 @@ def test_a_change_of_the_reward_functions_judges_what_is_drawn_after_it(tmp_path
         ]
     # Those of step 3 were drawn beside step 2, before the change.
     assert judged == [{"digit_v1"}] * 3 + [{"digit_v2"}] * 2
+
+
+@pytest.mark.parametrize("changes", [{}, ROUNDS], ids=str)
+def test_a_batch_ahead_that_a_guard_refused_is_judged_again(tmp_path, changes):
+    task = make_task(max_policy_lag=1, **changes)
+    straight = train(tmp_path / "straight", fake_roles()[0], task)
+
+    def down(completion):
+        if completion.policy_version == 1:  # drawn beside the second step, for the third
+            return Score("digit", "digit_v1", None, state="masked", kind="judge_down", message="no answer")
+        return Score("digit", "digit_v1", float(completion.text[-1]) / 10)
+
+    roles = replace(fake_roles()[0], grader=FakeGrader(down))
+    with pytest.raises(StoppedByGuard, match="after step 2: "):
+        train(tmp_path, roles, task)
+    checkpoint = list_checkpoints(tmp_path / "run")[-1]
+    state = decode_state((checkpoint.path / "state.json").read_text())
+    roles, sampler, _, learner = fake_roles()
+    learner.restore(checkpoint.path)
+    resumed = train(tmp_path, roles, task, state)
+    if not changes:  # else its second half and its second round are sampled now
+        assert resumed == straight
+        assert sampler.calls[0] == []
+    assert [row_hash for _, row_hash in resumed[:2]] == [row_hash for _, row_hash in straight[:2]]
+    assert len(resumed) == 5
 
 
 def test_a_fault_of_the_sampler_beside_the_learner_is_raised(tmp_path):

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from reinforge.roles import Sampler
 from reinforge.rollout.rounds import Rollouts
-from reinforge.types import Adapter, Completion, Drawn, SampleRequest
+from reinforge.types import Adapter, Completion, Drawn, Group, SampleRequest
 
 T = TypeVar("T")
 
@@ -44,6 +44,36 @@ def beside(work: Callable[[], T], rollouts: Rollouts, step: int, prompts_drawn: 
         stopped.set()
         thread.join(PATIENCE_S)
         raise
+
+
+def judged_again(rollouts: Rollouts, drawn: Drawn, step: int, prompts_drawn: int) -> Drawn:
+    """The groups of a step, drawn ahead, with grades made anew: its completions are those that were sampled then, and
+    only what rounds after the fault would have sampled comes from the present policy."""
+    return replace(rollouts, sampler=_Recalling(rollouts.sampler, drawn.groups)).draw(step, prompts_drawn)
+
+
+class _Recalling:
+    """Gives completions again that exist, and samples the others (implements roles.Sampler)."""
+
+    def __init__(self, inner: Sampler, groups: Sequence[Group]) -> None:
+        self._inner = inner
+        self._known = [{completion.generation: completion for completion in group.completions} for group in groups]
+
+    def sample(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Completion]]:
+        """See roles.Sampler. The last number of a request's key is its place in the step."""
+        unknown = []
+        for place, request in enumerate(requests):
+            of_group = self._known[request.key[-1]] if request.key[-1] < len(self._known) else {}
+            if set(request.generations) <= of_group.keys():
+                yield from ((place, of_group[generation]) for generation in request.generations)
+            else:
+                unknown.append(place)
+        for place, completion in self._inner.sample([requests[place] for place in unknown]):
+            yield unknown[place], completion
+
+    def load(self, adapter: Adapter) -> None:
+        """See roles.Sampler."""
+        self._inner.load(adapter)
 
 
 class _Stoppable:
