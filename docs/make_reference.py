@@ -23,8 +23,8 @@ from reinforge.cli.main import cli
 from reinforge.config import GRPOConfig
 from reinforge.config_problems import prefix_below, table_of
 from reinforge.grading import builtin
-from reinforge.grading.spec import TYPES
-from reinforge.grading.spec_base import check_template
+from reinforge.grading.language.spec import TYPES
+from reinforge.grading.language.spec_base import check_template
 from reinforge.insight.metrics import METRICS
 from reinforge.run_store import checkpoints, database, records, run
 

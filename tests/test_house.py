@@ -91,8 +91,8 @@ TRANSFORMERS_INTERNALS = (
 )
 TRANSFORMERS_INTERNALS += ("AttentionMaskInterface", "ALL_ATTENTION_FUNCTIONS", "past_key_values")
 
-FOREIGN_FILES = {"grading/reward_function.py", "grading/spec.py", "grading/local_grader.py", "predibase.py"}
-FOREIGN_FILES |= {"grading/grader_api.py", "grading/grader_check.py"}
+FOREIGN_FILES = {"grading/reward_function.py", "predibase.py"}
+FOREIGN_FILES |= {f"grading/language/{name}.py" for name in ("spec", "local_grader", "grader_api", "grader_check")}
 FOREIGN_FILES |= {f"server/{name}_api.py" for name in ("openai", "predibase", "lorax")}
 FOREIGN_WORDS = {
     "item",

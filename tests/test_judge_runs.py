@@ -14,7 +14,7 @@ from reinforge import api
 from reinforge.cli.main import run as command
 from reinforge.config import GRPOConfig
 from reinforge.errors import StoppedByGuard, UsageError
-from reinforge.grading.judge_gate import Patience
+from reinforge.grading.judges.gate import Patience
 from reinforge.insight.metrics import is_registered
 from reinforge.run_store import Run
 from reinforge.run_store.judgements import read_judgements
@@ -31,7 +31,7 @@ JUDGE = {
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("reinforge.grading.judge_client.Patience", lambda: QUICK)
+    monkeypatch.setattr("reinforge.grading.judges.client.Patience", lambda: QUICK)
 
 
 def by_content(body):

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from reinforge.config import JudgeConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.config_file import judge_with
 from reinforge.errors import ConfigError, RewardError, SetupError, UsageError
-from reinforge.grading.judge import check_judges
+from reinforge.grading.judges.judges import check_judges
 from reinforge.grading.reward_function import Reference, RewardFunction, locate, text_on_disk
 from reinforge.grading.score_shift import ScoreShift
 from reinforge.grading.versions import NO_VERSION, RewardUpdate, apply_update, describe_change

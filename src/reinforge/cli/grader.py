@@ -29,8 +29,8 @@ def grader_command() -> None:
 @click.option("--json", "as_json", is_flag=True, help='{"grader": ...} on stdout, normalised.')
 def validate_command(file: Path, fix: bool, unsafe_no_sandbox: bool, as_json: bool) -> None:
     """Say everything that is wrong with the grader in FILE (a .json file), each with its line. Exit code 3 if so."""
-    from reinforge.grading.grader_check import check_grader
-    from reinforge.grading.grader_json import read_json
+    from reinforge.grading.language.grader_check import check_grader
+    from reinforge.grading.language.grader_json import read_json
     from reinforge.sandbox.limits import Limits
 
     text = _fixed(file) if fix else _read(file)
@@ -44,7 +44,7 @@ def validate_command(file: Path, fix: bool, unsafe_no_sandbox: bool, as_json: bo
 
 def _fixed(file: Path) -> str:
     """Repair the file; its text."""
-    from reinforge.grading.grader_json import repaired_text
+    from reinforge.grading.language.grader_json import repaired_text
 
     text, defects = repaired_text(_read(file))
     for defect in defects:
@@ -96,8 +96,8 @@ def run_command(
     """
     from reinforge.config import RewardFunctionsRuntimeConfig
     from reinforge.config_file import load_config
-    from reinforge.grading.grader_api import run
-    from reinforge.grading.grader_json import read_json
+    from reinforge.grading.language.grader_api import run
+    from reinforge.grading.language.grader_json import read_json
 
     grader = read_json(_read(file), str(file)).to_json()
     rewards = load_config([config]).reward_fns if config else None
@@ -117,7 +117,7 @@ def _text(given: str) -> str:
 
 
 def _row(given: str) -> dict[str, Any]:
-    from reinforge.grading.grader_json import parse_json
+    from reinforge.grading.language.grader_json import parse_json
 
     row = parse_json(_text(given), given[1:] if given.startswith("@") else "--row")
     if not isinstance(row, dict):

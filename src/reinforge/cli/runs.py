@@ -176,7 +176,7 @@ def _right_completions_text(check: dict[str, Any] | None) -> str:
 
 def _judge(run: Run) -> dict[str, Any]:
     """What judges took over the whole run, evaluations and repeated steps included; empty where none was asked."""
-    from reinforge.grading.judge_meter import cost_of
+    from reinforge.grading.judges.meter import cost_of
     from reinforge.reward_updates import judge_of
     from reinforge.run_store.judgements import read_judgements
 

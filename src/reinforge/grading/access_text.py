@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from reinforge.config import JudgeConfig
+from reinforge.grading.language.spec import PythonGrader, read, walk
+from reinforge.grading.language.spec_judges import JudgeNode
 from reinforge.grading.reward_function import RewardFunction
-from reinforge.grading.spec import PythonGrader, read, walk
-from reinforge.grading.spec_judges import JudgeNode
 from reinforge.sandbox.launch import Tier
 from reinforge.sandbox.limits import Limits
 

@@ -12,12 +12,12 @@ from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfi
 from reinforge.grading.builtin.result import Result
 from reinforge.grading.calls import Case, openai_item, openai_sample
 from reinforge.grading.code_tests import CODE_LIMITS, harness_source, judge_code
-from reinforge.grading.error_flags import CompletionFault, GraderFault
-from reinforge.grading.local_grader import filler
+from reinforge.grading.language.error_flags import CompletionFault, GraderFault
+from reinforge.grading.language.local_grader import filler
+from reinforge.grading.language.spec_base import GraderNode
+from reinforge.grading.language.spec_builtins import BuiltIn
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.grading.scorers import FunctionWorkers
-from reinforge.grading.spec_base import GraderNode
-from reinforge.grading.spec_builtins import BuiltIn
 from reinforge.sandbox.pool import Limits, SourceFault, Worker, WorkerUnavailable
 from reinforge.types import Score
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from reinforge.grading.builtin.result import Result
 from reinforge.grading.calls import Case
-from reinforge.grading.error_flags import GraderFault
 from reinforge.grading.futures import then, when_all
-from reinforge.grading.joining import gather, is_open, joiner, passed
+from reinforge.grading.language.error_flags import GraderFault
+from reinforge.grading.language.joining import gather, is_open, joiner, passed
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.grading.scorers import Scorer
 from reinforge.types import Score

@@ -13,7 +13,7 @@ from reinforge.grading.access_text import access_lines
 from reinforge.grading.calls import Case
 from reinforge.grading.failures import settle
 from reinforge.grading.futures import when_all
-from reinforge.grading.judge import Judges
+from reinforge.grading.judges.judges import Judges
 from reinforge.grading.network import Network
 from reinforge.grading.reward_function import RewardFunction, load_reward_functions
 from reinforge.grading.scorers import Scorer

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.errors import RewardError
-from reinforge.grading.local_grader import worker_source
+from reinforge.grading.language.local_grader import worker_source
+from reinforge.grading.language.spec_base import GraderNode
+from reinforge.grading.language.spec_builtins import BuiltIn
 from reinforge.grading.reward_function import DEFAULT_FUNCTION, RewardFunction
 from reinforge.grading.scorers import FunctionWorkers
-from reinforge.grading.spec_base import GraderNode
-from reinforge.grading.spec_builtins import BuiltIn
 from reinforge.model_files import fingerprint_model
 from reinforge.sandbox import tiers
 from reinforge.sandbox.limits import Limits

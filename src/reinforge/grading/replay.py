@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from reinforge.grading.judge_client import PARSE_ERROR, REFUSAL_ERROR, SERVER_ERROR
+from reinforge.grading.judges.client import PARSE_ERROR, REFUSAL_ERROR, SERVER_ERROR
 from reinforge.roles import Grader, GroupGrading
 from reinforge.types import STOPPING_KINDS, Completion, Grade, Group, Prompt, Score
 

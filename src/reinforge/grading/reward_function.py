@@ -14,8 +14,8 @@ A function with a parameter named `prompts` or `completions` is `trl`; one with 
 A function is given as `file.py:function`, as `file.py` (the file's function `grade`), as source text of more than one
 line (its function `grade`), or in Python as the function itself.
 
-A fourth dialect, `grader`, is no Python: a grader of OpenAI's language (spec.py) or a built-in one. It is given as its
-table, as `file.json`, or by a built-in's name; its source is the grader's JSON text.
+A fourth dialect, `grader`, is no Python: a grader of OpenAI's language (language/spec.py) or a built-in one. It is
+given as its table, as `file.json`, or by a built-in's name; its source is the grader's JSON text.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from reinforge.errors import RewardError
 from reinforge.grading import builtin
 from reinforge.grading.callable_source import source_of_callable
 from reinforge.grading.describe import TOO_LONG_HINT, describe_source
-from reinforge.grading.grader_check import check_grader
-from reinforge.grading.grader_json import read_json
+from reinforge.grading.language.grader_check import check_grader
+from reinforge.grading.language.grader_json import read_json
+from reinforge.grading.language.spec import PythonGrader, canonical_text, columns_of, read, walk
+from reinforge.grading.language.spec_base import GraderNode
 from reinforge.grading.model_folders import with_models
-from reinforge.grading.spec import PythonGrader, canonical_text, columns_of, read, walk
-from reinforge.grading.spec_base import GraderNode
 from reinforge.sandbox.pool import FunctionFacts, Limits, Parameter
 
 Dialect = Literal["predibase", "trl", "openai", "grader"]

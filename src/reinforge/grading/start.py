@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 
 from reinforge.config import JudgeConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.grading.compound import CompoundScorer, ThresholdScorer
-from reinforge.grading.judge import Judges
-from reinforge.grading.judge_rubric import RubricScorer
-from reinforge.grading.local_grader import worker_source
+from reinforge.grading.judges.judges import Judges
+from reinforge.grading.judges.rubric import RubricScorer
+from reinforge.grading.language.local_grader import worker_source
+from reinforge.grading.language.places import FACTORIES, is_local
+from reinforge.grading.language.spec import PythonGrader, read
+from reinforge.grading.language.spec_base import GraderNode
+from reinforge.grading.language.spec_judges import Judge, Rubric
 from reinforge.grading.network import Network
-from reinforge.grading.places import FACTORIES, is_local
 from reinforge.grading.reward_function import DEFAULT_FUNCTION, RewardFunction
 from reinforge.grading.scorers import FunctionWorkers, Scorer
-from reinforge.grading.spec import PythonGrader, read
-from reinforge.grading.spec_base import GraderNode
-from reinforge.grading.spec_judges import Judge, Rubric
 from reinforge.sandbox import tiers
 from reinforge.sandbox.access import OnConnection, ignore
 from reinforge.sandbox.limits import Limits

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Sequence
 
 from reinforge.config import GRPOConfig, JudgeConfig
-from reinforge.grading.judge_meter import cost_of
+from reinforge.grading.judges.meter import cost_of
+from reinforge.grading.language.spec import read, walk
+from reinforge.grading.language.spec_judges import Judge, Rubric
 from reinforge.grading.reward_function import RewardFunction
-from reinforge.grading.spec import read, walk
-from reinforge.grading.spec_judges import Judge, Rubric
 from reinforge.insight.judge_checks import JudgeCost, JudgeFacts
 from reinforge.run_store.judgements import Usage
 

@@ -12,9 +12,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from reinforge.grading import builtin
-from reinforge.grading.local_grader import DEFAULT_INPUT
-from reinforge.grading.spec_base import GraderNode
-from reinforge.grading.templates import Template, texts_in
+from reinforge.grading.language.local_grader import DEFAULT_INPUT
+from reinforge.grading.language.spec_base import GraderNode
+from reinforge.grading.language.templates import Template, texts_in
 
 
 class BuiltIn(GraderNode):

@@ -14,10 +14,10 @@ from typing import Any
 
 from reinforge.grading import builtin
 from reinforge.grading.builtin.result import Result
-from reinforge.grading.error_flags import CompletionFault, GraderFault
-from reinforge.grading.joining import JOINED, children, gather, is_open, joiner, passed
-from reinforge.grading.templates import Template
-from reinforge.grading.text_metrics import METRICS
+from reinforge.grading.language.error_flags import CompletionFault, GraderFault
+from reinforge.grading.language.joining import JOINED, children, gather, is_open, joiner, passed
+from reinforge.grading.language.templates import Template
+from reinforge.grading.language.text_metrics import METRICS
 
 Namespaces = Mapping[str, object]
 """`item` and `sample`."""
@@ -29,7 +29,8 @@ DEFAULT_INPUT = "{{sample.output_text}}"
 
 def worker_source(node: Mapping[str, Any]) -> str:
     """The text of a module whose function `grade` is this grader. `node` as `spec.full_json` writes it."""
-    return f"from reinforge.grading.local_grader import make\ngrade = make({json.dumps(node, sort_keys=True)!r})\n"
+    text = json.dumps(node, sort_keys=True)
+    return f"from reinforge.grading.language.local_grader import make\ngrade = make({text!r})\n"
 
 
 def make(text: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, object]]:

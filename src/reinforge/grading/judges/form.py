@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reinforge.grading.builtin.result import Result
-from reinforge.grading.judge_reply import BadReply, field_of, number_of, text_of
-from reinforge.grading.spec_judges import Judge, LabelModel, Rubric, ScoreModel
+from reinforge.grading.judges.reply import BadReply, field_of, number_of, text_of
+from reinforge.grading.language.spec_judges import Judge, LabelModel, Rubric, ScoreModel
 from reinforge.grading.values import in_words
 
 MAX_REASON = 2000

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from reinforge.grading.calls import Case
 from reinforge.grading.futures import when_all
-from reinforge.grading.judge_form import MAX_REASON, rubric_score
+from reinforge.grading.judges.form import MAX_REASON, rubric_score
+from reinforge.grading.language.spec_judges import Rubric
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.grading.scorers import Scorer
-from reinforge.grading.spec_judges import Rubric
 from reinforge.types import Score
 
 JUDGED = "judge"

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from reinforge.config import JudgeConfig
 from reinforge.errors import ConfigError, NetworkError, SetupError
-from reinforge.grading.judge_gate import retry_after_s
-from reinforge.grading.judge_reply import BadReply, Reply, read_reply
+from reinforge.grading.judges.gate import retry_after_s
+from reinforge.grading.judges.reply import BadReply, Reply, read_reply
 from reinforge.sandbox.egress import EgressPolicy
 from reinforge.sandbox.fetch import Client
 from reinforge.sandbox.fetch import Reply as HttpReply

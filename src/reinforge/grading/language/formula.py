@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from reinforge.grading.error_flags import GraderFault
+from reinforge.grading.language.error_flags import GraderFault
 
 MAX_LENGTH = 4000
 MAX_DEPTH = 64
@@ -145,7 +145,7 @@ def parse(text: str) -> Formula:
 
     >>> parse("2 * (a + ").value({})
     Traceback (most recent call last):
-    reinforge.grading.formula.FormulaFault: after "2 * (a +" a number, a name or a bracket is missing
+    reinforge.grading.language.formula.FormulaFault: after "2 * (a +" a number, a name or a bracket is missing
     """
     if len(text) > MAX_LENGTH:
         raise FormulaFault(f"the formula has {len(text):,} characters, at most {MAX_LENGTH:,} are read")

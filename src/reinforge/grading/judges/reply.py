@@ -91,10 +91,10 @@ def read_object(content: str) -> dict[str, Any]:
 
     >>> read_object('<think>They claim {"result": 1}.</think>\n```json\n{"result": 0.2}\n```')
     {'result': 0.2}
-    >>> read_object('I found {"result": 1} in it. {"result": 0}')
+    >>> read_object('I found {"result": 1} in it. {"result": 0}')  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    reinforge.grading.judge_reply.BadReply: the reply is not one JSON object (Expecting value: line 1 column 1 (char 0))
+    reinforge.grading.judges.reply.BadReply: the reply is not one JSON object (Expecting value: ...)
     """
     text = content.strip()
     if len(text) > MAX_CHARS:
@@ -137,7 +137,7 @@ def number_of(reply: dict[str, Any], key: str, where: str = "the reply") -> floa
     >>> number_of({"result": "0.7"}, "result")
     Traceback (most recent call last):
         ...
-    reinforge.grading.judge_reply.BadReply: "result" is the text '0.7', not a number
+    reinforge.grading.judges.reply.BadReply: "result" is the text '0.7', not a number
     """
     value = field_of(reply, key, where)
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reinforge.grading.calls import openai_sample
-from reinforge.grading.error_flags import CompletionFault, GraderFault
-from reinforge.grading.templates import Path, Template
+from reinforge.grading.language.error_flags import CompletionFault, GraderFault
+from reinforge.grading.language.templates import Path, Template
 
 ROW = {"answer": 15, "nested": {"a": [{"b": "deep"}]}, "none": None, "my column": "x", "text": "t"}
 

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from reinforge.grading.error_flags import CompletionFault, GraderFault
+from reinforge.grading.language.error_flags import CompletionFault, GraderFault
 
 SAMPLE_NAMES = ("output_text", "output_json", "output_tools", "choices", "output_audio")
 """What a path may begin with below `sample`. Completions here are text, so nothing has `output_audio`."""

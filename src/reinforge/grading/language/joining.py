@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from reinforge.grading import formula
 from reinforge.grading.builtin.composite import combine, gate
 from reinforge.grading.builtin.result import Result
+from reinforge.grading.language import formula
 
 JOINED = ("multi", "combine", "gate")
 """Types that hold other graders."""

@@ -17,11 +17,11 @@ from reinforge.config_file import load_config
 from reinforge.errors import ConfigError, RewardError
 from reinforge.grading.calls import Case
 from reinforge.grading.grader import RewardFunctionGrader
-from reinforge.grading.judge import Judges
-from reinforge.grading.judge_gate import Patience
-from reinforge.grading.judge_prompt import Fence
+from reinforge.grading.judges.gate import Patience
+from reinforge.grading.judges.judges import Judges
+from reinforge.grading.judges.prompt import Fence
+from reinforge.grading.language.spec import read
 from reinforge.grading.reward_function import load_reward_functions
-from reinforge.grading.spec import read
 from reinforge.types import Example
 
 QUICK = Patience(first_backoff_s=0.01, max_backoff_s=0.05, probe_s=0.02, max_probe_s=0.05)
@@ -472,7 +472,7 @@ def test_a_judge_that_is_to_see_an_image_is_refused():
 
 # --- what the page says ---
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "judges.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "judges.md"
 
 
 def blocks_of_page(tmp_path):

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reinforge.grading.spec_judges import Judge, LabelModel, Rubric, ScoreModel
-from reinforge.grading.templates import Template, as_text
+from reinforge.grading.language.spec_judges import Judge, LabelModel, Rubric, ScoreModel
+from reinforge.grading.language.templates import Template, as_text
 from reinforge.types import Example
 
 RULES = """\

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from reinforge.errors import RewardError
-from reinforge.grading.json_repair import Defect, repair
-from reinforge.grading.spec import find_problems
-from reinforge.grading.spec_base import GraderNode
-from reinforge.grading.text_positions import KeyPath, line_at, lines_of
+from reinforge.grading.language.json_repair import Defect, repair
+from reinforge.grading.language.spec import find_problems
+from reinforge.grading.language.spec_base import GraderNode
+from reinforge.grading.language.text_positions import KeyPath, line_at, lines_of
 
 MAX_TOLD = 10
 """Lines of an error message."""

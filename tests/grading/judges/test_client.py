@@ -11,9 +11,9 @@ from processes import wait_until
 
 from reinforge.config import JudgeConfig
 from reinforge.errors import ConfigError, SetupError
-from reinforge.grading.judge_client import JudgeClient, Question
-from reinforge.grading.judge_gate import Patience
-from reinforge.grading.judge_reply import number_of
+from reinforge.grading.judges.client import JudgeClient, Question
+from reinforge.grading.judges.gate import Patience
+from reinforge.grading.judges.reply import number_of
 
 QUICK = Patience(first_backoff_s=0.01, max_backoff_s=0.05, probe_s=0.02, max_probe_s=0.05)
 

@@ -14,13 +14,14 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, Valida
 from pydantic_core import PydanticCustomError
 
 from reinforge.errors import RewardError
-from reinforge.grading import builtin, formula
-from reinforge.grading.error_flags import GraderFault
-from reinforge.grading.spec_base import GraderNode, TemplateText, refuse
-from reinforge.grading.spec_builtins import BuiltIn
-from reinforge.grading.spec_judges import LabelModel, Rubric, ScoreModel
-from reinforge.grading.spec_problems import Problem, meant, problems_of
-from reinforge.grading.templates import Template, texts_in
+from reinforge.grading import builtin
+from reinforge.grading.language import formula
+from reinforge.grading.language.error_flags import GraderFault
+from reinforge.grading.language.spec_base import GraderNode, TemplateText, refuse
+from reinforge.grading.language.spec_builtins import BuiltIn
+from reinforge.grading.language.spec_judges import LabelModel, Rubric, ScoreModel
+from reinforge.grading.language.spec_problems import Problem, meant, problems_of
+from reinforge.grading.language.templates import Template, texts_in
 
 MAX_DEPTH = 32
 """Of JSON inside JSON; graders inside graders are bounded by it."""

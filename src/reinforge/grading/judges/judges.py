@@ -13,16 +13,16 @@ from reinforge.config import JudgeConfig
 from reinforge.errors import ConfigError, RewardError
 from reinforge.grading.builtin.result import Result
 from reinforge.grading.calls import Case, openai_item, openai_sample
-from reinforge.grading.error_flags import CompletionFault, GraderFault
 from reinforge.grading.futures import when_all
-from reinforge.grading.judge_client import Answer, JudgeClient, Question
-from reinforge.grading.judge_endpoint import check_endpoint
-from reinforge.grading.judge_form import form_of
-from reinforge.grading.judge_gate import Patience
-from reinforge.grading.judge_prompt import Fence, Material, build_messages, measures_of, told_by
+from reinforge.grading.judges.client import Answer, JudgeClient, Question
+from reinforge.grading.judges.endpoint import check_endpoint
+from reinforge.grading.judges.form import form_of
+from reinforge.grading.judges.gate import Patience
+from reinforge.grading.judges.prompt import Fence, Material, build_messages, measures_of, told_by
+from reinforge.grading.language.error_flags import CompletionFault, GraderFault
+from reinforge.grading.language.spec import read, walk
+from reinforge.grading.language.spec_judges import Judge, Rubric, ScoreModel, TextPart
 from reinforge.grading.reward_function import RewardFunction
-from reinforge.grading.spec import read, walk
-from reinforge.grading.spec_judges import Judge, Rubric, ScoreModel, TextPart
 from reinforge.run_store.judgements import Usage
 from reinforge.sandbox.environments import silent
 from reinforge.types import Example, Score

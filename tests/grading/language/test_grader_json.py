@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reinforge.errors import RewardError
-from reinforge.grading.grader_json import parse_json, read_json, repaired_text
-from reinforge.grading.json_repair import repair
-from reinforge.grading.spec import find_problems
-from reinforge.grading.text_positions import lines_of
+from reinforge.grading.language.grader_json import parse_json, read_json, repaired_text
+from reinforge.grading.language.json_repair import repair
+from reinforge.grading.language.spec import find_problems
+from reinforge.grading.language.text_positions import lines_of
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),

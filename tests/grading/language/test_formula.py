@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reinforge.grading.formula import FUNCTIONS, MAX_LENGTH, MAX_VALUE, FormulaFault, parse
+from reinforge.grading.language.formula import FUNCTIONS, MAX_LENGTH, MAX_VALUE, FormulaFault, parse
 
 NUMBERS = st.sampled_from(["0", "1", "2.5", ".5", "3.", "1e2", "12E-1", "a", "b"])
 

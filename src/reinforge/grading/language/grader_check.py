@@ -6,10 +6,10 @@ from typing import Any
 
 from reinforge.errors import RewardError, SetupError
 from reinforge.grading.describe import describe_source
-from reinforge.grading.local_grader import worker_source
-from reinforge.grading.places import check_places, local_leaves
-from reinforge.grading.spec import PythonGrader, walk
-from reinforge.grading.spec_base import GraderNode
+from reinforge.grading.language.local_grader import worker_source
+from reinforge.grading.language.places import check_places, local_leaves
+from reinforge.grading.language.spec import PythonGrader, walk
+from reinforge.grading.language.spec_base import GraderNode
 from reinforge.sandbox import tiers
 from reinforge.sandbox.pool import Limits
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from reinforge.errors import RewardError
 from reinforge.grading import builtin
-from reinforge.grading.joining import JOINED
-from reinforge.grading.local_grader import LEAVES
-from reinforge.grading.spec import PythonGrader, walk
-from reinforge.grading.spec_base import GraderNode
-from reinforge.grading.spec_judges import JudgeNode
+from reinforge.grading.language.joining import JOINED
+from reinforge.grading.language.local_grader import LEAVES
+from reinforge.grading.language.spec import PythonGrader, walk
+from reinforge.grading.language.spec_base import GraderNode
+from reinforge.grading.language.spec_judges import JudgeNode
 
 FACTORIES: dict[str, str] = {
     "code_tests": "reinforge.grading.code_scorer:code_scorer",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
-from reinforge.grading.spec_base import GraderNode, TemplateText, refuse
+from reinforge.grading.language.spec_base import GraderNode, TemplateText, refuse
 
 MAX_ANSWER_TOKENS = 4096
 """Of a judge, its thinking included, unless a grader sets another."""
@@ -174,7 +174,7 @@ class LabelModel(JudgeNode):
 
 
 def _read_check(value: object) -> GraderNode:
-    from reinforge.grading.spec import read_node  # which knows all types, these here among them
+    from reinforge.grading.language.spec import read_node  # which knows all types, these here among them
 
     return value if isinstance(value, GraderNode) else read_node(value)
 

@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from reinforge.config import JudgeConfig
-from reinforge.grading.judge_endpoint import Endpoint, Setback
-from reinforge.grading.judge_gate import Gate, Pass, Patience, backoff_s
-from reinforge.grading.judge_meter import Meter
-from reinforge.grading.judge_reply import BadReply, Reply, read_object
+from reinforge.grading.judges.endpoint import Endpoint, Setback
+from reinforge.grading.judges.gate import Gate, Pass, Patience, backoff_s
+from reinforge.grading.judges.meter import Meter
+from reinforge.grading.judges.reply import BadReply, Reply, read_object
 from reinforge.run_store.judgements import Judgements, Usage
 
 SERVER_ERROR = "model_grader_server_error"

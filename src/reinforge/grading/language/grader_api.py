@@ -16,12 +16,12 @@ from typing import Any
 from reinforge.config import JudgeConfig, RewardFunctionsRuntimeConfig
 from reinforge.errors import RewardError
 from reinforge.grading.calls import Case
-from reinforge.grading.error_flags import ERROR_DETAILS, ERROR_FLAGS
 from reinforge.grading.grader import RewardFunctionGrader
-from reinforge.grading.grader_json import read_json
+from reinforge.grading.language.error_flags import ERROR_DETAILS, ERROR_FLAGS
+from reinforge.grading.language.grader_json import read_json
+from reinforge.grading.language.spec import PythonGrader, canonical_text, read, walk
+from reinforge.grading.language.spec_base import GraderNode
 from reinforge.grading.reward_function import SourceText, load_text
-from reinforge.grading.spec import PythonGrader, canonical_text, read, walk
-from reinforge.grading.spec_base import GraderNode
 from reinforge.run_store.judgements import Usage
 from reinforge.sandbox.environments import worker_limits
 from reinforge.types import Example, Score

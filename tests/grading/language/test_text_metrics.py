@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from reinforge.grading.text_metrics import METRICS, NoWordNet
+from reinforge.grading.language.text_metrics import METRICS, NoWordNet
 
 WORDS = """
 the cat cats sat sitting on a mat mats running runs run happily, happy. Über naïve 東京 3.5 x-ray don't

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from reinforge.grading.templates import Template
+from reinforge.grading.language.templates import Template
 
 
 class GraderNode(BaseModel):

@@ -10,7 +10,7 @@ from judge_server import JudgeServer
 from reinforge.cli.main import run as command
 from reinforge.config import JudgeConfig, RewardFunctionsRuntimeConfig
 from reinforge.errors import RewardError
-from reinforge.grading.grader_api import run, validate
+from reinforge.grading.language.grader_api import run, validate
 
 CHECK = {"type": "string_check", "name": "fmt", "operation": "like", "input": "{{sample.output_text}}"}
 CHECK["reference"] = "<answer>"

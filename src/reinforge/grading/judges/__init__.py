@@ -1,0 +1,1 @@
+"""Judges: models behind an endpoint that score what code cannot."""
