@@ -23,8 +23,8 @@ from pathlib import PurePath
 
 from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.grading.column_traps import column_traps
+from reinforge.grading.language.spec import PythonGrader, read, walk
 from reinforge.grading.reward_function import DEFAULT_FUNCTION, RewardFunction
-from reinforge.grading.spec import PythonGrader, read, walk
 from reinforge.types import Example
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
