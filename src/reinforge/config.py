@@ -209,8 +209,8 @@ class GRPOConfig(_Part):
     device: str = "auto"
     """cpu, cuda, cuda:1 or mps. auto: a GPU if there is one."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of torch, of each of the two pools with a `max_policy_lag`. Unset: 1 for models under 20M parameters,
-    else all cores."""
+    """CPU threads of torch. Unset: 1 for models under 20M parameters, else all cores. With a `max_policy_lag` there are
+    two pools of as many; unset, they share the cores."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for sources you trust."""
     gradient_checkpointing: bool = False
