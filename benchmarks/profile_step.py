@@ -28,6 +28,7 @@ from transformers import AttentionInterface
 from workload import SHAPES, Job, write_model
 
 from reinforge.cluster.local import LocalRun
+from reinforge.data.order import PromptOrder
 from reinforge.inference import decoders, engine
 from reinforge.learner import update
 from reinforge.learner.advantage import advantages
@@ -106,8 +107,9 @@ def watch(stopwatch: Stopwatch) -> None:
 
 def rollout(built: LocalRun, step: int) -> tuple[Group, ...]:
     config, prompts = built.task.config, built.task.train_prompts
+    order, first = PromptOrder(len(prompts), config.seed), step * config.prompts_per_step
     requests = [
-        SampleRequest(prompts[place], config.num_generations, (config.seed, step, place))
+        SampleRequest(prompts[order.at(first + place)[0]], config.num_generations, (config.seed, step, place))
         for place in range(config.prompts_per_step)
     ]
     return collect(requests, [0] * len(requests), built.roles.sampler, built.roles.grader).groups

@@ -11,7 +11,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,8 @@ class Channel:
 
 
 class StepClock:
-    """Wall and CPU seconds of a step, and the share of its stages."""
+    """CPU seconds of a step and its stages, and its wall seconds. Each worker has one thread, so on a machine that does
+    nothing else the two agree; on a busy one wall seconds tell how busy it is."""
 
     def __init__(self) -> None:
         self.start()
@@ -42,37 +42,23 @@ class StepClock:
         self._stages: dict[str, float] = {}
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
-    def add(self, stage: str, seconds: float) -> None:
-        self._stages[stage] = self._stages.get(stage, 0.0) + seconds
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(name, time.perf_counter() - began)
-
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, adding its time to a stage."""
+        """The function, adding its CPU seconds to a stage."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            with self.stage(name):
+            began = time.process_time()
+            try:
                 return function(*args, **kwargs)
+            finally:
+                self._stages[name] = self._stages.get(name, 0.0) + time.process_time() - began
 
         return call
 
     def times(self) -> dict[str, float]:
-        """`update_s` is all that is neither rollout nor reward: gradient, optimizer, handing weights on, records."""
-        total = time.perf_counter() - self._wall
-        rollout, reward = self._stages.get("rollout", 0.0), self._stages.get("reward", 0.0)
-        return {
-            "total_s": total,
-            "rollout_s": rollout,
-            "reward_s": reward,
-            "update_s": total - rollout - reward,
-            "cpu_s": time.process_time() - self._cpu,
-        }
+        """`update_s` is all that is not rollout: rewards, gradient, optimizer, handing weights on, records."""
+        cpu, rollout = time.process_time() - self._cpu, self._stages.get("rollout", 0.0)
+        wall = time.perf_counter() - self._wall
+        return {"cpu_s": cpu, "rollout_s": rollout, "update_s": cpu - rollout, "wall_s": wall}
 
 
 def peak_bytes() -> int:

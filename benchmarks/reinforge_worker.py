@@ -34,7 +34,7 @@ def make_config(job: Job, **changes: Any) -> GRPOConfig:
         "lora": {"rank": LORA_RANK, "lora_alpha": LORA_ALPHA},
         "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant",
-        "beta": 0.0,
+        "beta": job.shape.beta,
         "dtype": "float32",
         "device": "cpu",
         "threads": 1,
@@ -72,11 +72,14 @@ class TakeTurns(SilentWatcher):
         self.channel, self.clock, self.num_steps = channel, clock, num_steps
 
     def step(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group]) -> None:
-        self.clock.add("rollout", metrics["time/rollout_s"])
-        self.clock.add("reward", metrics["time/reward_wait_s"])
         times = self.clock.times()
         num_tokens = sum(c.num_tokens for group in groups for c in group.completions)
-        self.channel.tell(**times, peak_bytes=peak_bytes(), completion_tokens=num_tokens)
+        self.channel.tell(
+            **times,
+            reward_wait_s=metrics["time/reward_wait_s"],
+            peak_bytes=peak_bytes(),
+            completion_tokens=num_tokens,
+        )
         if step < self.num_steps:
             self.channel.await_go()
             self.clock.start()
@@ -87,6 +90,7 @@ def main() -> None:
     job = Job.read(Path(sys.argv[1]))
     built = build(job)
     watcher = TakeTurns(channel, clock, job.steps)
+    loop.collect = clock.timed("rollout", loop.collect)
     try:
         with Run.create(Path(job.folder) / "runs", None, {}, {}) as run:
             channel.tell(ready=True, idle_bytes=peak_bytes())

@@ -12,19 +12,26 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from reinforge.data.order import PromptOrder
+
 PAD, END = 0, 1
 """Token ids; every other token is an ordinary word."""
 LORA_RANK, LORA_ALPHA = 16, 32
 LEARNING_RATE = 1e-5
 
 REWARD_SOURCE = '''\
-"""A reward that means nothing and differs for every completion: no group is without signal."""
+"""A reward that means nothing. It differs for every completion, but is 0.5 for all of a prompt that begins with an even
+word: those groups teach nothing."""
 
+import re
 import zlib
 
 
 def noise(prompts, completions, **columns):
-    return [zlib.crc32(str(completion).encode()) / 2**32 for completion in completions]
+    return [
+        zlib.crc32(str(completion).encode()) / 2**32 if int(re.search(r"w(\\d+)", str(prompt))[1]) % 2 else 0.5
+        for prompt, completion in zip(prompts, completions)
+    ]
 '''
 
 
@@ -40,6 +47,13 @@ class ModelSize:
     intermediate_size: int = 704
 
 
+SIZES = {
+    "5M": ModelSize(),
+    "50M": ModelSize(hidden_size=512, num_hidden_layers=16, intermediate_size=1408),
+}
+"""By roughly how many parameters."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """How long prompts and completions are."""
@@ -52,6 +66,11 @@ class Shape:
     """Completion lengths are log-normal (median 110, sigma 0.8), at least 16, and exactly one has `max_tokens`;
     otherwise all have `max_tokens`."""
 
+    equal_share: float = 0.0
+    """Share of the step's groups whose rewards are all equal, so that they teach nothing."""
+    beta: float = 0.0
+    """Weight of the KL penalty."""
+
 
 SHAPES = {
     shape.name: shape
@@ -59,6 +78,9 @@ SHAPES = {
         Shape("short", 64, 64),
         Shape("long_prompt", 1024, 64),
         Shape("long_completion", 64, 512, skewed=True),
+        Shape("mixed", 512, 256),
+        Shape("short_half_equal", 64, 64, equal_share=0.5),
+        Shape("short_kl", 64, 64, beta=0.04),
     )
 }
 
@@ -107,11 +129,19 @@ def completion_lengths(shape: Shape, num_rows: int) -> list[int]:
 
 
 def prompts(job: Job) -> list[str]:
-    """One different prompt for each place in each step; a word is a token."""
+    """One different prompt for each place in each step; a word is a token. The first word tells the reward whether its
+    group teaches; in every step of Reinforge's order of prompts the same number do (TRL, which treats all groups alike,
+    has an order of its own)."""
     draw = random.Random(1)
     words = range(END + 1, job.size.vocab_size)
     count = job.prompts_per_step * job.steps
-    return [" ".join(f"w{draw.choice(words)}" for _ in range(job.shape.prompt_tokens)) for _ in range(count)]
+    found = [[draw.choice(words) for _ in range(job.shape.prompt_tokens)] for _ in range(count)]
+    order = PromptOrder(count, seed=0)
+    for position in range(count):
+        teaches = position % job.prompts_per_step >= job.shape.equal_share * job.prompts_per_step
+        first = found[order.at(position)[0]]
+        first[0] = max(first[0] // 2 * 2, END + 1) + teaches
+    return [" ".join(f"w{word}" for word in prompt) for prompt in found]
 
 
 def write_model(folder: Path, size: ModelSize) -> None:

@@ -2,9 +2,12 @@
 
 import importlib
 import json
+import runpy
 from pathlib import Path
 
 import pytest
+
+from reinforge.data.order import PromptOrder
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -16,9 +19,9 @@ def bench(monkeypatch):
     return importlib.import_module
 
 
-def reply(total_s, tokens, **changes):
-    times = {"rollout_s": total_s / 4, "reward_s": 0.0, "update_s": total_s * 3 / 4, "cpu_s": total_s}
-    return {"total_s": total_s, **times, "completion_tokens": tokens, "peak_bytes": 100} | changes
+def reply(cpu_s, tokens, **changes):
+    times = {"rollout_s": cpu_s / 4, "update_s": cpu_s * 3 / 4, "cpu_s": cpu_s, "wall_s": 2 * cpu_s}
+    return {**times, "reward_wait_s": 0.1, "completion_tokens": tokens, "peak_bytes": 100} | changes
 
 
 def make_job(bench, **changes):
@@ -43,6 +46,20 @@ def test_every_prompt_has_as_many_words_as_its_shape_has_tokens(bench):
     assert len(set(prompts)) == 6
 
 
+@pytest.mark.parametrize(("shape", "teaching"), [("short", 2), ("short_half_equal", 1)])
+def test_as_many_groups_of_every_step_teach_as_the_shape_says(bench, tmp_path, shape, teaching):
+    workload = bench("workload")
+    (tmp_path / "noise.py").write_text(workload.REWARD_SOURCE)
+    noise = runpy.run_path(str(tmp_path / "noise.py"))["noise"]
+    prompts = workload.prompts(make_job(bench, shape=workload.SHAPES[shape]))
+    order = PromptOrder(len(prompts), seed=0)
+    for step in range(3):
+        drawn = [prompts[order.at(2 * step + place)[0]] for place in range(2)]
+        rewards = [noise([prompt] * 3, ["w1", "w2", "w3"]) for prompt in drawn]
+        assert sum(len(set(group)) == 3 for group in rewards) == teaching
+        assert sum(group == [0.5] * 3 for group in rewards) == 2 - teaching
+
+
 def test_a_job_survives_its_file(bench, tmp_path):
     job = make_job(bench, shape=bench("workload").SHAPES["long_completion"])
     job.write(tmp_path / "job.json")
@@ -57,8 +74,22 @@ def test_the_summary_takes_medians_without_the_warm_up_and_puts_trl_over_ours(be
     }
     row = bench("vs_trl").summary(make_job(bench), replies, {"trl": 10, "reinforge": 20})
     assert (row["trl_s"], row["reinforge_s"], row["ratio"]) == (7.0, 3.5, 2.0)
-    assert (row["cpu_ratio"], row["memory_ratio"], row["counted_steps"]) == (2.0, 3.0, 3)
+    assert (row["wall_ratio"], row["memory_ratio"], row["counted_steps"]) == (2.0, 3.0, 3)
     assert row["reinforge_tokens_per_s"] == tokens / 3.5
+
+
+def test_ratios_stand_beside_their_targets(bench):
+    vs_trl, shapes = bench("vs_trl"), bench("workload").SHAPES
+    rows = []
+    for name, trl_s in (("short", 6.0), ("long_prompt", 6.0), ("short_half_equal", 12.0)):
+        job = make_job(bench, shape=shapes[name], num_generations=16)
+        sides = {"trl": [reply(trl_s, 2048, peak_bytes=300)] * 2, "reinforge": [reply(2.0, 2048)] * 2}
+        rows.append(vs_trl.summary(job, sides, {"trl": 10, "reinforge": 20}))
+    assert [row["target"] for row in rows] == [2.5, 8.0, None]
+    text = vs_trl.table(rows)
+    assert "target: 3.0x of 2.5x, reached" in text
+    assert "target: 3.0x of 8.0x, MISSED, memory 3.0x of 2.0x, reached" in text
+    assert "further than short: update 2.0x of 1.8x, reached, step 2.0x of 1.2x, reached" in text
 
 
 def test_a_side_that_drew_other_lengths_ends_the_benchmark(bench):
@@ -96,7 +127,7 @@ def test_both_trainers_run_a_toy_and_agree(bench, monkeypatch):
     result = vs_trl.measure(
         [shape], prompts_per_step=2, counted_steps=1, budget_s=0.0, num_generations=4, trl_rows=4, size=size
     )
-    (row,) = json.loads(json.dumps(result))["shapes"]
+    (row,) = json.loads(json.dumps(result))
     assert row["name"] == "toy"
     assert row["completion_tokens"] == sum(workload.completion_lengths(shape, 8))
     assert row["max_logprob_difference"] < 1e-5
