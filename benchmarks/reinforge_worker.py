@@ -17,6 +17,7 @@ from reinforge.cluster import local
 from reinforge.config import GRPOConfig
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.inference.engine import Engine
+from reinforge.rollout import rounds
 from reinforge.run_store import Run
 from reinforge.types import Completion, Group
 
@@ -90,7 +91,7 @@ def main() -> None:
     job = Job.read(Path(sys.argv[1]))
     built = build(job)
     watcher = TakeTurns(channel, clock, job.steps)
-    loop.collect = clock.timed("rollout", loop.collect)
+    rounds.collect = clock.timed("rollout", rounds.collect)
     try:
         with Run.create(Path(job.folder) / "runs", None, {}, {}) as run:
             channel.tell(ready=True, idle_bytes=peak_bytes())

@@ -203,6 +203,35 @@ def test_old_logprobs_stay_those_of_the_first_pass(tiny_qwen2):
     assert second.old_logprobs_PGT == first.old_logprobs_PGT
 
 
+def test_the_reference_runs_once_for_all_updates_of_a_batch_and_a_resume_gives_the_same(
+    tiny_qwen2, tmp_path, monkeypatch
+):
+    num_passes = 0
+    real = Policy.reference
+
+    def counted(policy):
+        nonlocal num_passes
+        num_passes += 1
+        return real(policy)
+
+    monkeypatch.setattr(Policy, "reference", counted)
+    straight = make_learner(make_policy(tiny_qwen2), num_iterations=3, beta=0.1)
+    batch = make_batch([4, 5], [[3, 6], [2, 7]])
+    for update in range(3):
+        if update == 1:
+            straight.save(tmp_path)
+            resumed, again = make_learner(make_policy(tiny_qwen2, seed=9), num_iterations=3, beta=0.1), batch
+            resumed.restore(tmp_path)
+        batch = batch.after(straight.update(batch))
+    assert num_passes == 1
+    for _ in range(2):
+        again = again.after(resumed.update(again))
+    assert num_passes == 2
+    assert resumed.state_hash() == straight.state_hash()
+    straight.update(make_batch([4, 5], [[3, 6], [2, 7]]))
+    assert num_passes == 3
+
+
 def test_dropout_masks_differ_between_completions_and_steps(tiny_qwen2):
     """Equal tokens get other logprobs where other inputs are dropped."""
 

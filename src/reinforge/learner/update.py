@@ -32,7 +32,7 @@ from reinforge.learner.schedule import learning_rate_at
 from reinforge.policy import attention
 from reinforge.policy.attention import PrefixKV
 from reinforge.policy.model import Policy
-from reinforge.types import Adapter, Batch, Update
+from reinforge.types import Adapter, Batch, Group, Update
 
 CPU_TOKENS, GPU_TOKENS = 2048, 16384
 """Tokens of a micro-batch unless the config says otherwise."""
@@ -51,6 +51,8 @@ class LocalLearner:
         self.device = next(policy.model.parameters()).device
         default = CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS
         self.tokens_per_microbatch = config.tokens_per_microbatch or default
+        self._referenced: tuple[tuple[Group, ...], dict[tuple[int, int], Tensor]] | None = None
+        """Reference logprobs of the batch that is being used several times."""
         self.optimizer = torch.optim.AdamW(
             list(policy.trainable().values()),
             lr=learning_rate,
@@ -65,7 +67,7 @@ class LocalLearner:
         step = _Step(batch, rows)
         self.optimizer.zero_grad(set_to_none=True)
         chunks = plan(rows, self.tokens_per_microbatch, shared_prefix=self.policy.shares_prefix)
-        references = self._reference_logprobs(chunks)
+        references = self._reference_logprobs(batch, chunks)
         for chunk in chunks:
             self._accumulate(chunk, step, references)
         learning_rate = self._current_learning_rate()
@@ -77,6 +79,8 @@ class LocalLearner:
             "policy/learning_rate": learning_rate,
         }
         another = batch.updates_done + 1 < self.config.num_iterations
+        if not another:
+            self._referenced = None
         return Update(metrics, step.old_logprobs_PGT() if another else None)
 
     def publish(self) -> Adapter:
@@ -170,11 +174,14 @@ class LocalLearner:
         return torch.cat(parts)
 
     @torch.no_grad()
-    def _reference_logprobs(self, chunks: list[Chunk]) -> dict[tuple[int, int], Tensor]:
-        """Logprobs [T] under the reference for each row; empty without a KL penalty."""
+    def _reference_logprobs(self, batch: Batch, chunks: list[Chunk]) -> dict[tuple[int, int], Tensor]:
+        """Logprobs [T] under the reference for each row; empty without a KL penalty. Computed in the first update on a
+        batch, or in the first after a resume, which gives the same."""
         logprobs: dict[tuple[int, int], Tensor] = {}
         if self.settings.beta == 0:
             return logprobs
+        if self._referenced is not None and self._referenced[0] is batch.groups:
+            return self._referenced[1]
         with self.policy.reference():
             for chunk in chunks:
                 prefix = self._run_prefixes(chunk)
@@ -182,6 +189,7 @@ class LocalLearner:
                     tensors = RowTensors.of(rows, self.device)
                     logprobs_BT, _ = self._row_logprobs(chunk, rows, tensors, prefix)
                     logprobs.update({row.place: logprobs_BT[b, : row.length] for b, row in enumerate(rows)})
+        self._referenced = (batch.groups, logprobs)
         return logprobs
 
     @contextmanager
