@@ -1,4 +1,5 @@
-"""Scores per second of a trivial reward function, per tier of the sandbox and form of the function.
+"""Scores per second of a trivial reward function, per tier of the sandbox and dialect: Python in three forms, and a
+string_check grader.
 
     python benchmarks/reward_throughput.py [--workers 2] [--seconds 2] [--completions 8] [--json]
 
@@ -19,10 +20,11 @@ import statistics
 import sys
 import time
 from collections import deque
+from pathlib import Path
 
 from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.grading.grader import RewardFunctionGrader
-from reinforge.grading.reward_function import RewardFunction
+from reinforge.grading.reward_function import RewardFunction, load_reward_functions
 from reinforge.roles import GroupGrading
 from reinforge.sandbox import tiers
 from reinforge.sandbox.pool import Parameter, Worker
@@ -30,13 +32,19 @@ from reinforge.types import Completion, Example, Prompt
 
 FORMS = {
     "predibase": ("prompt, completion, example", "0.5"),
+    "openai": ("sample, item", "0.5"),
     "trl": ("prompts, completions, answer", "[0.5] * len(completions)"),
 }
+GRADER = {"type": "string_check", "input": "{{sample.output_text}}", "reference": "42", "operation": "ilike"}
+DIALECTS = (*FORMS, "grader")
 NUM_STARTS = 5
 QUEUED_PER_WORKER = 2
 
 
 def function_of(form: str) -> RewardFunction:
+    """One that does next to nothing; every score is 0.5, the grader's 0."""
+    if form == "grader":
+        return load_reward_functions({"reward": GRADER}, {}, Path())[0]
     parameters, result = FORMS[form]
     source = f"def reward({parameters}):\n    return {result}\n"
     facts = tuple(Parameter(name, "positional_or_keyword", False) for name in parameters.split(", "))
@@ -66,7 +74,7 @@ def scores_per_second(form: str, workers: int, seconds: float, num_completions: 
             while len(queue) < workers * QUEUED_PER_WORKER:
                 queue.append(begin())
             grades = queue.popleft().grades()
-            assert all(grade.scores[0].value == 0.5 for grade in grades)
+            assert all(grade.scores[0].value == (0.0 if form == "grader" else 0.5) for grade in grades)
             count += len(grades)
         return count / (time.perf_counter() - start)
     finally:
@@ -99,7 +107,7 @@ def main() -> None:
             continue
         os.environ[tiers.VARIABLE] = name
         row: dict[str, object] = {"tier": name, "start_ms": round(start_ms())}
-        for form in FORMS:
+        for form in DIALECTS:
             row[form] = round(scores_per_second(form, options.workers, options.seconds, options.completions))
         fresh = scores_per_second("predibase", options.workers, options.seconds, options.completions, fresh=True)
         row["fresh_process"] = round(fresh)
@@ -116,13 +124,13 @@ def main() -> None:
         print()
         return
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print("\n| tier | start ms | predibase scores/s | trl scores/s | predibase, fresh_process |")
-    print("|---|---:|---:|---:|---:|")
+    print(f"\n| tier | start ms | {' | '.join(f'{form} scores/s' for form in DIALECTS)} | predibase, fresh_process |")
+    print("|---|" + "---:|" * (len(DIALECTS) + 2))
     for row in rows:
         if "missing" in row:
             print(f"| {row['tier']} | missing: {row['missing']} |")
         else:
-            figures = " | ".join(f"{row[key]:,}" for key in ("start_ms", *FORMS, "fresh_process"))
+            figures = " | ".join(f"{row[key]:,}" for key in ("start_ms", *DIALECTS, "fresh_process"))
             print(f"| {row['tier']} | {figures} |")
 
 

@@ -1,6 +1,7 @@
 """Kills training runs and resumes them; prints what came out as JSON. A program: `python kill_loop.py --help`.
 
-In every run the reward functions are changed after step 3, between two updates on one batch.
+In every run the reward functions are changed after step 3, between two updates on one batch, and right completions are
+judged each second step.
 
 Each run is a forked child of one process that has imported everything, so that a hundred kills take minutes, not hours.
 """
@@ -72,10 +73,11 @@ def make_config(model: Path, folder: Path, changes: Mapping[str, object]) -> GRP
     """Several updates per rollout and a checkpoint after each step, so half of them lie between two updates."""
     (folder / "rewards.py").write_text(REWARDS)
     functions = {name: f"{folder / 'rewards.py'}:{name}" for name in ("vowels", "brief")}
+    recheck = {"every_steps": 2, "rows": 3, "answer_column": "number", "template": "{answer}"}
     return GRPOConfig.model_validate(
         {
             "base_model": str(model),
-            "reward_fns": {"functions": functions, "weights": {"brief": 0.5}},
+            "reward_fns": {"functions": functions, "weights": {"brief": 0.5}, "recheck": recheck},
             "train_steps": 6,
             "prompts_per_step": 3,
             "num_generations": 4,
