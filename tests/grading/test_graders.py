@@ -55,6 +55,30 @@ def test_string_check(operation, expected):
     assert {(row["f"].version, row["f"].state) for row in scores} == {("f_v1", "ok")}
 
 
+ANY_DEPTH = [
+    opened * depth + "1" + closed * depth
+    for depth in range(50, 1001, 50)
+    for opened, closed in (("[", "]"), ('{"a":', "}"))
+]
+
+
+def test_nested_json_of_any_depth_and_huge_integers_score_and_end_no_run():
+    in_json = {**EQUAL, "input": "{{sample.output_json}}"}
+    functions = {
+        "whole": {"type": "exact_answer", "input": "{{sample.output_json}}", "reference": "{{item.answer}}"},
+        "text": {**in_json, "operation": "ne"},
+        "within": {**EQUAL, "input": "x{{sample.output_json.a.a}}", "operation": "ne"},
+        "python": PYTHON,
+        "code": {"type": "code_tests", "input": "x = {{sample.output_json}}", "tests": ["assert f() == 1"]},
+        "parts": {"type": "multi", "graders": {"t": in_json, "p": PYTHON}, "calculate_output": "t + p"},
+    }
+    texts = [*ANY_DEPTH, *(f'{{"a":{"[" * depth}{"]" * depth}}}' for depth in range(960, 1000)), "9" * 5000]
+    for row in scores_of(functions, {"answer": "4"}, *texts):
+        for score in row.values():
+            assert (score.state, score.kind) == ("ok", "")
+            assert score.value is not None
+
+
 def test_graders_within_graders_in_one_worker_and_in_parts():
     functions = {
         "formula": {"type": "multi", "graders": {"e": EQUAL, "c": CONTAINS}, "calculate_output": "0.5*e + 0.25*c"},

@@ -9,6 +9,7 @@ from typing import Any
 
 from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError
+from reinforge.grading.nesting import MAX_NESTING, is_too_deep
 from reinforge.grading.reward_function import TRL_ARGUMENTS, RewardFunction
 from reinforge.grading.values import Value, in_words, read_grader_value, read_value
 from reinforge.roles import CallResult
@@ -132,7 +133,8 @@ def openai_item(example: Example) -> dict[str, Any]:
 
 
 def openai_sample(text: str, finish_reason: FinishReason = "stop") -> dict[str, Any]:
-    """The completion as OpenAI's Python graders get it. `output_json` is there when the text is JSON.
+    """The completion as OpenAI's Python graders get it. `output_json` is there when the text is JSON
+    of at most MAX_NESTING levels.
 
     Example:
         >>> sample = openai_sample('{"a": 1}')
@@ -146,11 +148,13 @@ def openai_sample(text: str, finish_reason: FinishReason = "stop") -> dict[str, 
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
     sample: dict[str, Any] = {"output_text": text, "output_tools": [], "choices": [choice]}
     try:
-        sample["output_json"] = json.loads(text, parse_constant=_refuse)
-        json.dumps(sample["output_json"], allow_nan=False)  # 1e999 is JSON, but its value is not
-    except (ValueError, RecursionError):  # model output: anything may be in it
-        sample.pop("output_json", None)
-    return sample
+        value = json.loads(text, parse_constant=_refuse)
+        if is_too_deep(value):
+            raise ValueError(f"nested more than {MAX_NESTING} levels deep")
+        json.dumps(value, allow_nan=False)  # 1e999 is JSON, but its value is not
+    except (ValueError, RecursionError):  # model output: anything may be in it, also more digits than Python reads
+        return sample
+    return {**sample, "output_json": value}
 
 
 def _refuse(constant: str) -> None:

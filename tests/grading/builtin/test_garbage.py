@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -115,6 +116,39 @@ def test_garbage_scores_nothing(use: Use, what: str):
     wording = use.grader in ("length", "repetition", "copied_prompt")
     if not (wording and what not in ("None", "empty", "white space")):
         assert result.score == 0.0
+
+
+def with_each_leaf(value: object, instead: object) -> Iterator[object]:
+    """The value with one number, text or truth value in it replaced, in all ways."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from ({**value, key: other} for other in with_each_leaf(inner, instead))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from ([*value[:place], other, *value[place + 1 :]] for other in with_each_leaf(inner, instead))
+    else:
+        yield instead
+
+
+@pytest.mark.parametrize("use", BY_INPUT, ids=IDS)
+@pytest.mark.parametrize("instead", [10**400, -(10**400), 10**4200, 1e308, nested(60)], ids="abcde")
+def test_an_answer_with_a_huge_number_anywhere_in_it_gets_a_finite_score(use: Use, instead: object):
+    for case in use.cases:
+        if isinstance(case.score, str):
+            continue
+        right = case.arguments["input"]
+        with contextlib.suppress(TypeError, ValueError):
+            right = json.loads(right)
+        for value in with_each_leaf(right, instead):
+            for given_as in (value, json.dumps(value)):
+                check(find(use.grader)(**{**use.options, **case.arguments, "input": given_as}))
+
+
+@pytest.mark.parametrize("use", BY_INPUT, ids=IDS)
+@pytest.mark.parametrize("depth", range(50, 1001, 50))
+def test_nested_json_of_any_depth_gets_a_finite_score(use: Use, depth: int):
+    for value in (nested(depth), "[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
+        check(call(use, value))
 
 
 def big(unit: str) -> str:

@@ -278,6 +278,17 @@ def test_faults_of_templates_are_errors_of_the_grader_and_cost_nothing(make_grad
         assert len(server.requests) == 1
 
 
+def test_nested_json_of_any_depth_is_judged_and_ends_no_run(make_grader):
+    texts = ["[" * depth + "]" * depth for depth in (*range(50, 960, 50), *range(960, 1000))] + ["9" * 5000]
+    with JudgeServer(lambda body: {"result": 1}) as server:
+        found = scores(make_grader(server, judge={**SCORE, "relative": False}), *texts)
+        assert {(score.value, score.state, score.message) for score in found} == {(1.0, "ok", "")}
+        in_json = {**SCORE, "relative": False, "input": [{"role": "user", "content": "{{sample.output_json}}"}]}
+        found = scores(make_grader(server, judge=in_json), *texts)
+        assert [score.value for score in found] == [1.0] + [0.0] * (len(texts) - 1)
+        assert {score.state for score in found} == {"ok"}
+
+
 def test_thirty_percent_faults_change_no_score(make_grader):
     texts = [f"completion {number}" for number in range(60)]
     kinds = ("429 zero", "500", "503", "html", "broken json", "wrong shape", "reset", "cut", "prose")

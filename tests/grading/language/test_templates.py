@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import json
 
 import pytest
 from hypothesis import given
@@ -112,3 +114,37 @@ def test_columns_are_the_first_names_below_item():
     template = Template.parse("{{item.nested.a[0]}} {{sample.output_text}} {{item['my column']}} {{item}}")
     assert template.columns == ("nested", "my column")
     assert Path.parse("item").steps == ()
+
+
+def test_json_is_read_to_64_levels_wherever_the_stack_ends():
+    for depth in (1, 50, 63, 64):
+        text = "[" * depth + "]" * depth
+        assert fill("{{sample.output_json}}", text) == text
+    for depth in (*range(65, 1001), 5000, 100_000):
+        assert "output_json" not in openai_sample("[" * depth + "]" * depth)
+    for opened, closed in (('{"a":', "}"), ('[0,{"a":[1],"b":', "}]")):
+        assert "output_json" not in openai_sample(opened * 65 + "1" + closed * 65)
+    assert openai_sample(f"[{'[],' * 5000}[]]")["output_json"] == [[]] * 5001
+
+
+def test_integers_of_more_digits_than_python_reads_are_no_json():
+    assert openai_sample("9" * 4300)["output_json"] == 10**4300 - 1
+    for text in ("9" * 4301, f'{{"a": [-{"9" * 5000}]}}', "1e999"):
+        assert "output_json" not in openai_sample(text)
+
+
+def test_a_completions_own_names_are_quoted_in_part_and_never_compared_at_length(monkeypatch):
+    compared = []
+    real = difflib.get_close_matches
+    monkeypatch.setattr(
+        difflib, "get_close_matches", lambda word, names, **k: compared.append(names) or real(word, names, **k)
+    )
+    many = {f"{'k' * 1000}{number}": 1 for number in range(500)} | {"answers": 1}
+    for table in ({"a" * 200_000: 1, "answers": 2}, many):
+        with pytest.raises(CompletionFault) as fault:
+            fill("{{sample.output_json.answer}}", json.dumps(table))
+        assert len(str(fault.value)) < 1000
+    with pytest.raises(CompletionFault, match=r"did you mean answers\?"):
+        fill("{{sample.output_json.answer}}", '{"answers": 1}')
+    assert max(map(len, compared)) <= 100
+    assert max(len(name) for names in compared for name in names) <= 60

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reinforge.grading.nesting import MAX_NESTING, is_too_deep
+
 MAX_SHOWN = 80
 
 
@@ -62,16 +64,20 @@ def json_of(value: object, *, fence: bool = True) -> Any:
     ([1], {'a': 1}, 'not JSON: NaN is no number of JSON')
     """
     if not isinstance(value, str):
-        return value
+        return Unreadable(_TOO_DEEP) if is_too_deep(value) else value
     text = value.strip()
     if fence and text.startswith("```") and text.endswith("```") and "\n" in text:
         text = text[text.index("\n") + 1 : -3]
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        found = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except RecursionError:
-        return Unreadable("not JSON that can be read: it is nested too deeply")
+        return Unreadable(_TOO_DEEP)
     except ValueError as error:
         return Unreadable(f"not JSON: {error}" if text else "empty")
+    return Unreadable(_TOO_DEEP) if is_too_deep(found) else found
+
+
+_TOO_DEEP = f"not JSON that is read: it is nested more than {MAX_NESTING} levels deep"
 
 
 def _refuse(constant: str) -> float:

@@ -236,9 +236,9 @@ def _times(record: Record, fields: _Fields) -> tuple[float, float] | None:
 
 def _time(value: object) -> float | None:
     """Seconds since 1970; None for what is no time."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value) if math.isfinite(value) else None
     try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value) if math.isfinite(value) else None
         time = datetime.fromisoformat(text_of(value).strip())
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):

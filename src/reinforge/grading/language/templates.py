@@ -14,6 +14,7 @@ have is the completion's own doing: `sample_parse_error` when it is no JSON at a
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from reinforge.grading.language.error_flags import CompletionFault, GraderFault
 
 SAMPLE_NAMES = ("output_text", "output_json", "output_tools", "choices", "output_audio")
 """What a path may begin with below `sample`. Completions here are text, so nothing has `output_audio`."""
+MAX_NAME, MAX_COMPARED = 60, 100
+"""Characters of a name, and names of a table, that a message about a missing one looks at."""
 
 _NAMESPACE = re.compile(r"\s*(item|sample)(?![\w-])")
 _STEP = re.compile(r"\.([\w-]+)|\[(\d{1,9})\]|\[\"([^\"]*)\"\]|\['([^']*)'\]")
@@ -89,15 +92,20 @@ def _lack(value: object, step: str | int) -> str:
         what = f"entry {step}" if isinstance(step, int) else f'names such as "{step}"'
         return f"is a list of {len(value)}, it has no {what}"
     if isinstance(value, dict):
-        names = [str(name) for name in value]
-        found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        names = [str(name) for name in itertools.islice(value, MAX_COMPARED)]
+        found = ", ".join(map(_short, names[:8])) + (", ..." if len(value) > 8 else "")
         return f'has no "{step}" (it has: {found or "nothing"}){_meant(step, names)}'
     return f"is {'null' if value is None else f'a {type(value).__name__}'}, nothing is below it"
 
 
 def _meant(step: str | int, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(step), names, n=1)
+    near = [name for name in names if len(name) <= MAX_NAME]  # a model may have chosen them: comparing is quadratic
+    close = difflib.get_close_matches(str(step)[:MAX_NAME], near, n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
 
 
 @dataclass(frozen=True, slots=True)
