@@ -38,7 +38,7 @@ def test_every_function_of_a_file_and_what_failed(folder: Path, capsys: pytest.C
     lines = [line.split() for line in out.splitlines()]
     assert lines[1][:9] == ["right", "1", "0.667", "0.577", "0.000", "1.000", "0", "0", "0"]
     assert lines[2][:9] == ["flaky", "1", "0.100", "0.000", "0.100", "0.100", "1", "0", "0"]
-    assert lines[4] == ["3", "completions,", "mean", "reward", "0.733"]
+    assert out.splitlines()[4] == "3 completions, mean reward 0.600 of 2 (1 with failed calls left out)"
     assert lines[-1] == ["3", "1.000", "1.000", "error", "7"]
     assert err.startswith("flaky raised on 1 of 3 completions (first: row 3): KeyError: 'seven'")
     assert "  it printed: about to fail\\x1b[2J" in err
@@ -62,11 +62,25 @@ def test_failed_calls_are_told_by_cause_the_frequent_first(folder: Path, capsys:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert reinforge(["grade", "rewards.py", "--data", "rows.jsonl", "--rows", "0"]) == 3
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1] == "8 completions, mean reward -"
+    assert out.splitlines()[-1] == "8 completions, mean reward - of 0 (8 with failed calls left out)"
     told = [line for line in err.splitlines() if not line.startswith("  ")]
     assert told[0] == "always raised on 8 of 8 completions (first: row 1): KeyError: 'x'"
     assert told[1] == "broken raised on 1 of 8 completions (first: row 1): ValueError: 0"
     assert told[5:] == ["... and 4 more causes; --json lists every call."]
+
+
+def test_failed_calls_are_no_zeros_in_the_mean(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "rewards.py").write_text("def one(prompt, completion, example):\n    return 1 / (completion == '9')\n")
+    rows = [{"prompt": "p", "completion": str(i)} for i in range(10)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert reinforge(["grade", "rewards.py", "--data", "rows.jsonl", "--rows", "0"]) == 3
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == "10 completions, mean reward 1.000 of 1 (9 with failed calls left out)"
+    )
+    assert reinforge(["grade", "rewards.py", "--data", "rows.jsonl", "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["reward"] == {"mean": 1.0, "num_valid": 1, "errors": 9, "masked": 0}
 
 
 def test_json_has_every_score_and_nothing_else_is_on_stdout(folder: Path, capsys: pytest.CaptureFixture[str]):

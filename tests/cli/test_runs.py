@@ -41,7 +41,8 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first.save_evaluation(
         "before", {"step": 0, "score": 0.2, "pass_at_1": 0.2, "ci95": (0.1, 0.3), "reward_mean": 0.25}
     )
-    first.save_evaluation("after", {"step": 2, "score": 0.5, "pass_at_1": 0.5, "ci95": None, "greedy_pass_at_1": 0.6})
+    after = {"step": 2, "score": 0.5, "pass_at_1": 0.5, "ci95": None, "greedy_pass_at_1": 0.6}
+    first.save_evaluation("after", {**after, "errors": {"short": 3, "right": 2}, "num_left_out": 7})
     first.finish("succeeded")
     make_run(folder, "second", num_steps=0).close()
     return folder
@@ -79,8 +80,8 @@ def test_show_tells_the_whole_story(runs_dir: Path, capsys: pytest.CaptureFixtur
     assert text.startswith("first  succeeded  step 2/5  ")
     tables = {block.split("\n")[0].split("  ")[0]: block.split("\n")[1:] for block in text.split("\n\n")}
     assert [line.split() for line in tables["held-out at step"]] == [
-        ["0", "0.200", "0.100", "..", "0.300", "-", "0.250", "-"],
-        ["2", "0.500", "-", "0.600", "-", "-"],
+        ["0", "0.200", "0.100", "..", "0.300", "-", "0.250", "-", "0", "-"],
+        ["2", "0.500", "-", "0.600", "-", "-", "5", "7"],
     ]
     assert [line.split()[:7] for line in tables["reward function"]] == [
         ["short_v1", "1", "1.000", "2", "2", "0", "0"],

@@ -7,8 +7,12 @@ import math
 import random
 
 import pytest
+from fakes import FakeGrader, FakeSampler
 
+from reinforge.config import EvalConfig
+from reinforge.evaluation import evaluate
 from reinforge.insight.evaluation import Outcome, PromptOutcomes, clustered_interval, evaluate_outcomes
+from reinforge.types import Completion, Example, Prompt, Score
 
 
 def outcome(correct: bool, reward: float | None = 0.0, truncated: bool = False, **values: float | None) -> Outcome:
@@ -61,3 +65,32 @@ def test_the_interval_covers_the_truth_about_95_times_in_100(low_rate: float, hi
         low, high = clustered_interval([[rng.random() < rate for _ in range(4)] for rate in rates])
         covered += low <= truth <= high
     assert 0.92 <= covered / trials <= 0.985
+
+
+def test_failed_and_masked_judgements_are_no_wrong_answers_but_counted():
+    prompts = [Prompt(Example(place, "p"), "p", (1,)) for place in range(40)]
+    settings = EvalConfig(max_prompts=40, samples_per_prompt=4, correct_fn="judge", correct_from=0.5)
+    states: list[str] = []
+
+    def judge(completion: Completion) -> Score:
+        digit = int(completion.text[-1])
+        states.append("error" if digit < 3 else "masked" if digit < 5 else "right" if digit < 9 else "wrong")
+        if digit < 3:  # a stand-in is no judgement either
+            return Score("judge", "judge_v1", None, state="error", kind="raised", stand_in=1.0 if digit else None)
+        if digit < 5:
+            return Score("judge", "judge_v1", None, state="masked", kind="worker_unavailable")
+        return Score("judge", "judge_v1", float(digit < 9))
+
+    sampled = settings.model_copy(update={"greedy": False})
+    found, groups = evaluate(prompts, FakeSampler(), FakeGrader(judge), sampled, seed=1)
+    shares = []
+    for group in groups:
+        values = [score.value for grade in group.grades for score in grade.scores if score.value is not None]
+        shares += [math.fsum(values) / len(values)] if values else []
+    assert found.pass_at_1 == pytest.approx(math.fsum(shares) / len(shares), abs=1e-12)
+    assert found.pass_at_1 > 0.6 > 0.5 > states.count("right") / len(states)
+    assert found.errors == {"judge": states.count("error")}
+    assert found.num_left_out == states.count("error") + states.count("masked") > 0
+    assert found.as_json(1)["num_left_out"] == found.num_left_out
+    with_greedy, _ = evaluate(prompts, FakeSampler(), FakeGrader(judge), settings, seed=1)
+    assert with_greedy.greedy_pass_at_1 > 0.6

@@ -63,7 +63,7 @@ def test_equal_rewards_for_right_and_wrong_are_told_apart():
     mixed = Group(made.prompt, 0, made.completions, (graded(1.0, 0.0), graded(0.0, 1.0)))
     assert group_outcome(mixed, correct_fn="right") == "all_equal"
     assert [is_correct(grade, "right") for grade in mixed.grades] == [True, False]
-    assert not is_correct(mixed.grades[0], "missing")
+    assert is_correct(mixed.grades[0], "missing") is None
 
 
 def test_group_shares_split_the_step():
@@ -139,9 +139,8 @@ def test_every_metric_is_finite_and_registered_whatever_comes(rows: list[list[tu
 
 def test_every_registered_metric_of_groups_is_produced():
     produced = step_metrics([made for _, made in OUTCOMES], {}, {"time/rollout_s": 1.0})
-    promised = {
-        name for name in METRICS if not name.startswith(("policy/", "time/", "judge/")) and "<figure>" not in name
-    }
+    elsewhere = ("policy/", "time/", "judge/", "network/", "gold/", "group/drawn", "group/kept", "group/extended")
+    promised = {name for name in METRICS if not name.startswith(elsewhere) and "<figure>" not in name}
     assert promised == {name.replace("/answer/", "/<function>/") for name in produced if not name.startswith("time/")}
 
 
@@ -153,6 +152,9 @@ def test_figures_beside_the_scores_have_their_mean_and_spread():
     assert metrics["reward/judge/accurate/std"] == pytest.approx(math.sqrt(2), abs=1e-12)
     assert metrics["reward/judge/fluent/mean"] == 1.0
     assert "reward/judge/fluent/std" not in metrics
+    failed = Grade((Score("judge", "judge_v1", None, state="error", kind="invalid", metrics={"accurate": 0.0}),))
+    with_failed = reward_metrics([Group(Prompt(Example(0, "p"), "p", (1,)), 0, (), (*grades, *[failed] * 9))])
+    assert with_failed["reward/judge/accurate/mean"] == 4.0
     many = tuple(Grade((Score("f", "f_v1", 1.0, metrics={f"{n:03}": 0.0 for n in range(100)}),)) for _ in range(2))
     metrics = reward_metrics([Group(Prompt(Example(0, "p"), "p", (1,)), 0, (), many)])
     assert sorted(name for name in metrics if name.count("/") == 3)[-1] == f"reward/f/{MAX_FIGURES - 1:03}/std"
@@ -160,7 +162,9 @@ def test_figures_beside_the_scores_have_their_mean_and_spread():
 
 def test_what_a_resume_may_change_are_seconds_speeds_cache_hits_and_what_judges_took():
     assert {name for name in METRICS if is_wall_time(name)} == {
-        name for name in METRICS if name.endswith(("_s", "/cache_hits")) or name.startswith(("time/", "judge/"))
+        name
+        for name in METRICS
+        if name.endswith(("_s", "/cache_hits")) or name.startswith(("time/", "judge/", "network/"))
     }
 
 

@@ -8,10 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reinforge.config import RewardFunctionSettings
 from reinforge.data.template import fill_template
+from reinforge.grading.grader import RewardFunctionGrader
+from reinforge.grading.reward_function import load_reward_functions
+from reinforge.lab.find_gold import GoldOptions, find_gold
 from reinforge.lab.gold import Gold, GoldRecipe, answer_columns, split_answer
 from reinforge.lab.layouts import asked_layout, json_keys, source_layouts
 from reinforge.lab.probes import Answers, fuzz, probes
+from reinforge.sandbox.limits import Limits
 from reinforge.types import Example
 
 R1 = "<think>\n{reasoning}\n</think>\n<answer>\n{answer}\n</answer>"
@@ -155,3 +160,21 @@ def test_probes_differ_from_the_right_completion_and_from_each_other(drawn: list
         assert gold.text not in texts
         assert probes(gold, "prompt", Answers(made)) == probes(gold, "prompt", Answers(made))
     assert {probe.kind for probe in fuzz(made[0])} == {"fuzz"}
+
+
+def test_a_layout_whose_judgements_are_lost_is_not_taken_for_one_that_scores_0(tmp_path):
+    (tmp_path / "rewards.py").write_text(
+        "WANTED = 'either <b>bold</b> or #### and the number'\n\n"
+        "def strict(prompt, completion, example):\n"
+        "    if not completion.startswith('<b>'):\n"
+        "        raise ValueError('lost')\n"
+        "    return -0.25\n"
+    )
+    functions = load_reward_functions({"strict": "rewards.py:strict"}, {}, tmp_path)
+    grader = RewardFunctionGrader(functions, None, {"strict": RewardFunctionSettings(on_error="mask")})
+    examples = [Example(place, "2 + 2?", {"answer": str(place)}) for place in range(3)]
+    try:
+        found = find_gold(functions, examples, GoldOptions(answer_column="answer"), grader, Limits())
+    finally:
+        grader.close()
+    assert [gold.text for gold in found.golds] == ["<b>0</b>", "<b>1</b>", "<b>2</b>"]

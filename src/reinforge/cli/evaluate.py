@@ -69,4 +69,6 @@ def _text(evaluation: Evaluation) -> str:
         ["cut off", figure(evaluation.truncated_share), ""],
     ]
     counted = f"{evaluation.num_prompts} prompts, {evaluation.num_samples} completions"
+    if evaluation.num_left_out:
+        counted += f"; {evaluation.num_left_out} completions are not in pass@1: no judgement of them"
     return f"{table(['', 'mean', '95 % interval'], rows)}\n{counted}"

@@ -65,9 +65,8 @@ def grade_command(
     rows, grades = [row for row, _ in graded], [grade for _, grade in graded]
     functions = [_summary(score.name, grades) for score in grades[0].scores]
     if as_json:
-        click.echo(
-            json.dumps({"functions": functions, "rows": [_json_row(i, grade) for i, grade in enumerate(grades)]})
-        )
+        told = [_json_row(i, grade) for i, grade in enumerate(grades)]
+        click.echo(json.dumps({"functions": functions, "reward": _reward_summary(grades), "rows": told}))
     else:
         click.echo(_summary_text(functions, grades))
         click.echo("\n" + _rows_text(rows[:num_rows], grades) if num_rows else "", nl=bool(num_rows))
@@ -104,11 +103,24 @@ def _summary_text(functions: Sequence[Mapping[str, Any]], grades: Sequence[Grade
         ]
         for function in functions
     ]
-    rewards = [grade.reward for grade in grades if grade.reward is not None]
-    if all(score.state != "ok" for grade in grades for score in grade.scores):
-        rewards = []  # failed calls count as 0, and a mean of nothing but those tells nothing
-    mean = figure(statistics.fmean(rewards) if rewards else None)
-    return f"{table(header, rows)}\n\n{len(grades)} completions, mean reward {mean}"
+    reward = _reward_summary(grades)
+    words = {"errors": "with failed calls", "masked": "masked"}
+    lost = [f"{reward[what]} {said}" for what, said in words.items() if reward[what]]
+    left_out = f" of {reward['num_valid']} ({', '.join(lost)} left out)" if lost else ""
+    return f"{table(header, rows)}\n\n{len(grades)} completions, mean reward {figure(reward['mean'])}{left_out}"
+
+
+def _reward_summary(grades: Sequence[Grade]) -> dict[str, Any]:
+    """The mean over completions whose every call answered, or has what stands in for it; how many did not."""
+    failed = [any(s.state == "error" and s.stand_in is None for s in grade.scores) for grade in grades]
+    valid = [g.reward for g, bad in zip(grades, failed, strict=True) if g.reward is not None and not bad]
+    masked = sum(grade.reward is None for grade in grades)
+    return {
+        "mean": statistics.fmean(valid) if valid else None,
+        "num_valid": len(valid),
+        "errors": len(grades) - len(valid) - masked,
+        "masked": masked,
+    }
 
 
 def _rows_text(rows: Sequence[Mapping[str, Any]], grades: Sequence[Grade]) -> str:

@@ -154,6 +154,8 @@ def evaluation_text(step: int, evaluation: Evaluation) -> str:
         f"held-out at step {step}: pass@1 {figure(evaluation.pass_at_1)}"
         f" (95 % interval {figure(low)} .. {figure(high)}), greedy {figure(evaluation.greedy_pass_at_1)},"
         f" {evaluation.num_prompts} prompts x {evaluation.num_samples / max(evaluation.num_prompts, 1):.3g}"
+        + (f", {evaluation.num_left_out} left out (no judgement)" if evaluation.num_left_out else "")
+        + (f", {sum(evaluation.errors.values())} failed calls" if evaluation.errors else "")
     )
 
 

@@ -239,8 +239,9 @@ def _evaluations_text(evaluations: Sequence[dict[str, Any]]) -> str:
         interval = "-" if low is None else f"{low:.3f} .. {high:.3f}"
         names = ("pass_at_1", "greedy_pass_at_1", "reward_mean", "truncated_share")
         figures = [figure(evaluation.get(name)) for name in names]
-        rows.append([str(evaluation.get("step", "-")), figures[0], interval, *figures[1:]])
-    header = ["held-out at step", "pass@1", "95 % interval", "greedy", "reward", "cut off"]
+        lost = [str(sum(evaluation.get("errors", {}).values())), str(evaluation.get("num_left_out", "-"))]
+        rows.append([str(evaluation.get("step", "-")), figures[0], interval, *figures[1:], *lost])
+    header = ["held-out at step", "pass@1", "95 % interval", "greedy", "reward", "cut off", "errors", "left out"]
     return table(header, rows) if rows else ""
 
 

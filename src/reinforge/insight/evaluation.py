@@ -18,12 +18,13 @@ class Outcome:
 
     reward: float | None
     """None when masked: the completion does not count."""
-    correct: bool
+    correct: bool | None
+    """None when the function that tells failed or does not apply: left out of pass@1, and counted."""
     values: tuple[tuple[str, float | None], ...] = ()
     """(function, value) where it gave one."""
     truncated: bool = False
     failed: tuple[str, ...] = ()
-    """Functions that failed on it; each counts as 0 in the reward."""
+    """Functions that failed on it; each counts as 0 in the reward, or as what stands in for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,12 @@ class Evaluation:
     """The figures of one held-out evaluation."""
 
     pass_at_1: float | None
-    """Chance that one sampled completion is correct, every prompt weighing the same; None when nothing was valid."""
+    """Chance that one sampled completion is correct, every prompt weighing the same; None when nothing was valid.
+    Completions of which that is not known are left out: see `num_left_out`."""
     ci95: tuple[float, float] | None
     reward_mean: float | None
-    """Of sampled completions, every prompt weighing the same."""
+    """Of sampled completions, every prompt weighing the same; failed calls count as they do in training: see
+    `errors`."""
     function_means: dict[str, float]
     """Of the values the functions gave; a failed call gives none."""
     errors: dict[str, int]
@@ -55,6 +58,8 @@ class Evaluation:
     """With at least one valid sampled completion."""
     num_samples: int
     """Valid sampled completions."""
+    num_left_out: int = 0
+    """Sampled completions that are not in pass@1: masked, or the function that tells what is correct gave no value."""
 
     def as_json(self, step: int) -> dict[str, Any]:
         """For `Run.save_evaluation`; `score` is the headline."""
@@ -63,7 +68,8 @@ class Evaluation:
 
 
 def evaluate_outcomes(prompts: Sequence[PromptOutcomes]) -> Evaluation:
-    """Sum up a held-out evaluation. Masked completions, and prompts without a valid one, are left out.
+    """Sum up a held-out evaluation. Masked completions, and prompts without a valid one, are left out; so
+    are, of pass@1, those of which it is not known whether they are correct.
 
     Example:
         >>> right, wrong = Outcome(1.0, True, (("f", 1.0),)), Outcome(0.0, False, (("f", 0.0),))
@@ -74,8 +80,8 @@ def evaluate_outcomes(prompts: Sequence[PromptOutcomes]) -> Evaluation:
     sampled = [valid for prompt in prompts if (valid := _valid(prompt.sampled))]
     greedy = [[prompt.greedy] for prompt in prompts if prompt.greedy is not None and prompt.greedy.reward is not None]
     outcomes = [outcome for valid in sampled for outcome in valid]
-    correct = [[outcome.correct for outcome in valid] for valid in sampled]
-    correct_greedy = [[outcome.correct for outcome in valid] for valid in greedy]
+    correct = [known for valid in sampled if (known := _known(valid))]
+    correct_greedy = [known for valid in greedy if (known := _known(valid))]
     return Evaluation(
         pass_at_1=_mean([_mean(row) for row in correct]),
         ci95=clustered_interval(correct),
@@ -87,6 +93,7 @@ def evaluate_outcomes(prompts: Sequence[PromptOutcomes]) -> Evaluation:
         greedy_ci95=clustered_interval(correct_greedy),
         num_prompts=len(sampled),
         num_samples=len(outcomes),
+        num_left_out=sum(len(prompt.sampled) for prompt in prompts) - sum(map(len, correct)),
     )
 
 
@@ -130,6 +137,10 @@ def _wilson(mean: float, num: float) -> tuple[float, float]:
 
 def _valid(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.reward is not None]
+
+
+def _known(outcomes: Sequence[Outcome]) -> list[bool]:
+    return [outcome.correct for outcome in outcomes if outcome.correct is not None]
 
 
 def _function_means(sampled: Sequence[Sequence[Outcome]]) -> dict[str, float]:

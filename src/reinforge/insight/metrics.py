@@ -15,7 +15,8 @@ from reinforge.insight.outcome import GroupOutcome, group_outcome
 from reinforge.types import Completion, Group, Score
 
 METRICS: dict[str, str] = {
-    "reward/mean": "Mean reward of the step's valid completions (masked ones have none).",
+    "reward/mean": "Mean reward of the step's valid completions (masked ones have none), as it is trained on: a failed "
+    "call counts in it as 0, or as what stands in for it. Read it beside reward/error_share.",
     "reward/std": "Standard deviation (Bessel-corrected) of these rewards over the whole step.",
     "reward/group_std_mean": "Mean over groups of the standard deviation inside the group: what advantages divide by.",
     "reward/error_share": "Share of completions on which a reward function failed (0..1).",
@@ -27,7 +28,7 @@ METRICS: dict[str, str] = {
     "reward/<function>/latency_mean_s": "Mean seconds of a call.",
     "reward/<function>/latency_max_s": "Seconds of the slowest call.",
     "reward/<function>/<figure>/mean": "Mean of a figure that this function told beside its scores: a line or "
-    "dimension of a rubric, a part of a multi grader, an entry of a result's metrics.",
+    "dimension of a rubric, a part of a multi grader, an entry of a result's metrics. Failed calls are left out.",
     "reward/<function>/<figure>/std": "Standard deviation (Bessel-corrected) of that figure over the whole step.",
     "group/learning_share": "Share of groups whose rewards differ (0..1): the only ones the policy learns from.",
     "group/zero_variance_share": "Share of groups whose valid rewards are all equal; the five below add up to it.",
@@ -247,7 +248,7 @@ def _function_metrics(name: str, scores: Sequence[Score]) -> dict[str, float]:
 def _figure_metrics(name: str, scores: Sequence[Score]) -> dict[str, float | None]:
     figures: dict[str, list[float]] = {}
     for score in scores:
-        for figure, value in score.metrics.items():
+        for figure, value in score.metrics.items() if score.state == "ok" else ():
             figures.setdefault(figure, []).append(value)
     metrics: dict[str, float | None] = {}
     for figure in sorted(figures)[:MAX_FIGURES]:

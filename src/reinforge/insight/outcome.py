@@ -20,21 +20,24 @@ GroupOutcome = Literal["learning", "all_error", "all_right", "all_truncated", "a
 """
 
 
-def is_correct(grade: Grade, correct_fn: str | None = None, correct_from: float = 1.0) -> bool:
+def is_correct(grade: Grade, correct_fn: str | None = None, correct_from: float = 1.0) -> bool | None:
     """Whether a completion counts as correct: the value of `correct_fn`, or the reward, is at least `correct_from`.
 
-    A score that is missing, failed or inapplicable is not correct.
+    None, not known, when there is no such value: the function failed (whatever stood in for it), its score was lost to
+    the grading machinery or it does not apply.
 
     >>> from reinforge.types import Score
     >>> grade = Grade((Score("answer", "answer_v1", 1.0), Score("brief", "brief_v1", 0.0)))
     >>> is_correct(grade), is_correct(grade, "answer"), is_correct(grade, "brief")
     (True, True, False)
+    >>> is_correct(Grade((Score("judge", "judge_v1", None, state="error", stand_in=1.0),)), "judge") is None
+    True
     """
     if correct_fn is None:
         value = grade.reward
     else:
         value = next((score.value for score in grade.scores if score.name == correct_fn), None)
-    return value is not None and value >= correct_from
+    return None if value is None else value >= correct_from
 
 
 def group_outcome(group: Group, correct_fn: str | None = None, correct_from: float = 1.0) -> GroupOutcome:
@@ -51,7 +54,7 @@ def group_outcome(group: Group, correct_fn: str | None = None, correct_from: flo
     if all(grade.state == "error" for _, grade in valid):
         return "all_error"
     correct = [is_correct(grade, correct_fn, correct_from) for _, grade in valid]
-    if all(correct):
+    if all(correct):  # one that is not known is none that is right
         return "all_right"
     if all(completion.is_truncated for completion, _ in valid):
         return "all_truncated"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -162,15 +163,21 @@ def _guesses(source: str, example: Example, columns: Sequence[str]) -> Iterator[
 def _best(recipes: Sequence[GoldRecipe], examples: Sequence[Example], grader: RewardFunctionGrader) -> GoldRecipe:
     """The recipe whose completions get the most (median over a few rows); the first of several."""
     tried = [example for example in examples if example.columns.get(recipes[0].column) is not None][:NUM_TRIED]
-    rewards: list[list[float]] = []
+    rewards: list[list[float | None]] = []
     for example in tried:
         texts = tuple(gold.text if (gold := recipe.make(example)) is not None else "" for recipe in recipes)
         if not rewards and _hangs(grader, example, texts[0]):
             return recipes[0]
         case = Case(example, _whole_prompt(example), texts, ((),) * len(texts))
-        rewards.append([grade.reward or 0.0 for grade in grader.grade_case(case).result()])
-    medians = [median(of_row[place] for of_row in rewards) or 0.0 for place in range(len(recipes))]
+        rewards.append([grade.reward for grade in grader.grade_case(case).result()])
+    medians = [_median_of_known([of_row[place] for of_row in rewards]) for place in range(len(recipes))]
     return recipes[medians.index(max(medians))]
+
+
+def _median_of_known(rewards: Sequence[float | None]) -> float:
+    """Masked rows say nothing; a recipe of which nothing is known comes after all others."""
+    known = median(reward for reward in rewards if reward is not None)
+    return -math.inf if known is None else known
 
 
 def _hangs(grader: RewardFunctionGrader, example: Example, text: str) -> bool:

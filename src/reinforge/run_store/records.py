@@ -172,7 +172,8 @@ class PromptRow:
 
 @dataclass(frozen=True, slots=True)
 class PromptEpochRow:
-    """How the completions of one example did in one epoch, masked ones left out."""
+    """How the completions of one example did in one epoch, masked ones left out: by the rewards that were trained on,
+    in which a failed call counts as 0, or as what stands in for it."""
 
     example: int
     epoch: int
