@@ -356,6 +356,43 @@ def test_in_a_process_of_its_own_a_call_reaches_no_other(make_worker, body):
     assert [result.value for result in results[1::2]] == [x for x in range(20) if x % 2]
 
 
+@pytest.mark.parametrize("dropped", ["1e999", "-1e999", "NaN", "-5", '"9"', "[]", "1" * 400])
+def test_what_a_fresh_process_says_of_its_prints_ends_nothing(make_worker, dropped):
+    """Its program may be replaced: the kept process, which hears it, lives on."""
+    worker = make_worker(
+        f"""
+        import __main__, os
+        def f(lies):
+            frame = b'{{"value": 1, "dropped": ' + {dropped!r}.encode() + b'}}'
+            __main__.frame = lambda outcome: len(frame).to_bytes(4, "big") + frame
+            return os.getppid()
+        def parent(): return os.getppid()
+        """,
+        fresh_process=True,
+    )
+    kept = worker.call("parent", {}, LONG_S).value
+    result = worker.call("f", {"lies": 1}, LONG_S)
+    assert (result.kind, result.value) in [("", 1), ("exited", None)]
+    assert "-" not in result.prints
+    assert worker.call("parent", {}, LONG_S).value == kept
+
+
+def test_a_fresh_process_has_no_channel(make_worker):
+    """The call could answer in place of the kept process, and read what that is told."""
+    code = """
+    import os, stat
+    def f():
+        kinds = {}
+        for descriptor in range(256):
+            try: kinds[descriptor] = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+            except OSError: pass
+        return [kinds[0], [descriptor for descriptor, is_socket in kinds.items() if is_socket]]
+    """
+    kept, fresh = (make_worker(code, fresh_process=own).call("f", {}, LONG_S).value for own in (False, True))
+    assert len(kept[1]) == 1
+    assert fresh == [False, []]
+
+
 def test_a_fresh_process_answers_as_a_kept_one(make_worker):
     source = """
     import asyncio, os

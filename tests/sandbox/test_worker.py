@@ -218,18 +218,24 @@ TAMPERED = {
     "nan latency": {"value": 1.0, "latency_s": float("nan")},
     "nonce": {"nonce": "0" * 16, "value": 1.0, "latency_s": 0.1},
     "nothing": {},
+    "deep value": {"value": json.loads("[" * 700 + "]" * 700), "latency_s": 0.1},
+    "deep objects": {"value": json.loads('{"a":' * 700 + "1" + "}" * 700), "latency_s": 0.1},
+    "deep kind": {"kind": json.loads("[" * 700 + "]" * 700), "latency_s": 0.1},
 }
 
 
 @pytest.mark.parametrize("reply", TAMPERED.values(), ids=TAMPERED.keys())
-def test_a_tampered_runner_cannot_confuse_us(make_worker, reply):
+@pytest.mark.parametrize("secret", [False, True], ids=["plain", "with a secret"])
+def test_a_tampered_runner_cannot_confuse_us(make_worker, monkeypatch, reply, secret):
+    monkeypatch.setenv("API_KEY", "sk-0123456789")
     worker = make_worker(
         """
         import __main__, json
         def f(reply):
             send = __main__.Runner._reply
             __main__.Runner._reply = lambda self, honest: send(self, {"nonce": honest["nonce"], **json.loads(reply)})
-        """
+        """,
+        secrets=("API_KEY",) if secret else (),
     )
     honest, tampered = worker.call_each("f", {"reply": json.dumps(reply)}, [{}, {}], LONG_S)
     assert (honest.kind, honest.value) == ("", None)
@@ -241,6 +247,26 @@ def test_a_tampered_runner_cannot_confuse_us(make_worker, reply):
 def test_a_module_body_cannot_confuse_us(make_worker, functions):
     with pytest.raises(SourceFault, match="broke its result channel"):
         make_worker(f"import __main__\n__main__.describe = lambda *a: {functions}").describe()
+
+
+@pytest.mark.parametrize("line", ["float('inf')", "float('nan')", "-1", "10**4000", "[[]]", "'one'"])
+def test_a_line_that_is_none_is_no_line(make_worker, line):
+    fact = f"{{'name': 'f', 'parameters': [], 'line': {line}, 'own': True, 'doc': ''}}"
+    (facts,) = make_worker(f"import __main__\n__main__.describe = lambda *a: [{fact}]\ndef f(): pass").describe()
+    assert facts.line == 0
+    with pytest.raises(SourceFault, match="broken") as caught:
+        make_worker(
+            f"import __main__\n__main__.load_fault = lambda *a: {{'error': 'broken', 'line': {line}}}\n1/0"
+        ).describe()
+    assert caught.value.line is None
+
+
+@pytest.mark.parametrize("doc", ["[", "{'a':"], ids=["lists", "objects"])
+def test_a_deep_description_is_no_description(make_worker, doc):
+    code = f"doc = {{}}\nfor _ in range(700): doc = {'[doc]' if doc == '[' else '{0: doc}'}\n"
+    fact = "{'name': 'f', 'parameters': [], 'line': 1, 'own': True, 'doc': doc}"
+    with pytest.raises(SourceFault, match="broke its result channel"):
+        make_worker(f"import __main__\n{code}__main__.describe = lambda *a: [{fact}]\ndef f(): pass").describe()
 
 
 def test_a_worker_that_died_between_calls_costs_no_result(make_worker):

@@ -34,6 +34,9 @@ MAX_LAST_WORDS = 300
 READ_BYTES = 1 << 16
 FRAME_OVERHEAD_BYTES = 1_000_000
 """Room in a reply beside the value: prints, messages, escapes."""
+MAX_REPLY_DEPTH = 40
+"""Of lists and objects within each other; the runner itself sends about 23."""
+MAX_LINE = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +173,7 @@ class WorkerProcess:
             said = self.unread_prints().strip().rpartition("\n")[2][:MAX_LAST_WORDS]
             text = f"the process ended while the file was loading: {self.kill_and_tell(gone)}"
             raise SourceFault(f"{text} ({_clean(said)})" if said else text) from None
-        line = reply.get("line")
-        raise SourceFault(
-            _clean(reply.get("error")), line if isinstance(line, int) else None, _clean(reply.get("package"))
-        )
+        raise SourceFault(_clean(reply.get("error")), _line(reply.get("line")), _clean(reply.get("package")))
 
     def prepare(self, function: str, shared: Mapping[str, object], deadline_s: float) -> None:
         """Choose the function and the arguments that are the same in the calls that follow."""
@@ -265,7 +265,7 @@ class WorkerProcess:
             reply = json.loads(self._read(size, deadline))
         except (ValueError, RecursionError):
             raise WorkerGone(broken=True) from None
-        if not isinstance(reply, dict) or reply.get("nonce") != nonce:
+        if not isinstance(reply, dict) or reply.get("nonce") != nonce or _is_deeper(reply, MAX_REPLY_DEPTH):
             raise WorkerGone(broken=True)
         hidden: dict[str, Any] = self._hide(reply)
         return hidden
@@ -322,7 +322,7 @@ def _facts(reply: Mapping[str, Any]) -> tuple[FunctionFacts, ...]:
             FunctionFacts(
                 name=_clean(fact["name"]),
                 parameters=tuple(Parameter(_clean(n), _clean(kind), bool(d)) for n, kind, d in fact["parameters"]),
-                line=int(fact["line"]),
+                line=_line(fact["line"]) or 0,
                 own=bool(fact["own"]),
                 doc=_clean(fact["doc"]),
             )
@@ -330,6 +330,27 @@ def _facts(reply: Mapping[str, Any]) -> tuple[FunctionFacts, ...]:
         )
     except (KeyError, TypeError, ValueError):
         raise WorkerGone(broken=True) from None
+
+
+def _line(value: object) -> int | None:
+    """A line of a file; None for what can be none."""
+    return value if isinstance(value, int) and 0 <= value <= MAX_LINE else None
+
+
+def _is_deeper(reply: object, most: int) -> bool:
+    """Whether more than `most` lists and objects lie within each other. Layer by layer: what user code sent may be
+    nested more deeply than a function may call itself.
+
+    >>> _is_deeper([[], {"a": [0]}], 3), _is_deeper([[], {"a": [0]}], 2)
+    (False, True)
+    """
+    layer = [reply]
+    for _ in range(most + 1):
+        entries = (entry for part in layer for entry in (part.values() if isinstance(part, dict) else part))
+        layer = [entry for entry in entries if isinstance(entry, dict | list)]
+        if not layer:
+            return False
+    return True
 
 
 def _clean(text: object) -> str:

@@ -200,9 +200,9 @@ class Runner:
             return {"kind": "exited", "message": f"the process of this call ended with exit code {code}"}
         try:
             told = loads(data)
-            self.output.dropped = min(int(told["dropped"]), MAX_DROPPED)
+            self.output.dropped = min(max(int(told["dropped"]), 0), MAX_DROPPED)
             return {key: told[key] for key in ("value", "kind", "message") if key in told}
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return {"kind": "exited", "message": "the process of this call ended without a result"}
 
     def left(self) -> str:
