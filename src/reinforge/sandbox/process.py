@@ -344,7 +344,7 @@ def _is_deeper(reply: object, most: int) -> bool:
     >>> _is_deeper([[], {"a": [0]}], 3), _is_deeper([[], {"a": [0]}], 2)
     (False, True)
     """
-    layer = [reply]
+    layer: list[Any] = [reply]
     for _ in range(most + 1):
         entries = (entry for part in layer for entry in (part.values() if isinstance(part, dict) else part))
         layer = [entry for entry in entries if isinstance(entry, dict | list)]
