@@ -155,6 +155,106 @@ def test_what_an_endpoint_does_not_take_is_left_out_from_then_on(make_client):
         assert sum(request["messages"][0]["content"] == "b" for request in server.requests) == 1
 
 
+def quoting(*words: str):
+    """Faults of a server that does not take long prompts and shows their beginning, as many servers do."""
+    return {
+        word: lambda h: h.send(400, error(f"input too long: 'my essay about the {word} of the sea...'"))
+        for word in words
+    }
+
+
+WORDS = ("temperature", "schema", "seed", "top_p", "response_format")
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_what_an_error_quotes_of_a_completion_changes_no_request(make_client, monkeypatch, asked_before):
+    for word, fault in quoting(*WORDS).items():
+        monkeypatch.setitem(FAULTS, f"too long: {word}", fault)
+
+    def fault(body, attempt):
+        return next((f"too long: {word}" for word in WORDS if word in body["messages"][0]["content"]), "")
+
+    with JudgeServer(fault=fault) as server:
+        client = make_client(server, concurrency=1, max_retries=0)
+        given = {"temperature": 0, "seed": 1, "top_p": 0.5}
+        if asked_before:
+            assert client.ask(question("short", settings=given)).result(10).value == 0.5
+        for word in WORDS:
+            long = question(f"Judge: my essay about the {word} of the sea and so on", settings=given)
+            assert "too long" in client.ask(long).result(10).message
+        assert client.ask(question("last", settings=given)).result(10).value == 0.5
+        assert server.requests[-1].keys() - {"response_format"} == {"model", "messages", *given}
+        if asked_before:
+            assert len(server.requests) == 2 + len(WORDS)
+            assert server.requests[-1]["response_format"]["type"] == "json_schema"
+
+
+@pytest.mark.parametrize("message", ["Unsupported value: temperature", "temperature of the sea"])
+def test_what_an_endpoint_has_taken_is_sent_for_ever(make_client, monkeypatch, message):
+    monkeypatch.setitem(FAULTS, "temperature", lambda h: h.send(400, error(message, param="temperature")))
+    with JudgeServer(fault=lambda body, attempt: "temperature" if len(server.requests) == 2 else "") as server:
+        client = make_client(server, concurrency=1, max_retries=0)
+        asked = [question(text, settings={"temperature": 0}) for text in "abc"]
+        assert [client.ask(one).result(10).value for one in asked] == [0.5, None, 0.5]
+        assert [request.get("temperature") for request in server.requests] == [0, 0, 0]
+
+
+def test_of_two_values_the_one_that_is_not_taken_is_left_out(make_client, monkeypatch):
+    monkeypatch.setitem(FAULTS, "only 1", lambda h: h.send(400, error("Only 1 is supported", param="temperature")))
+    with JudgeServer(fault=lambda body, attempt: "only 1" if body.get("temperature", 1) != 1 else "") as server:
+        client = make_client(server, concurrency=1, max_retries=0)
+        for text, temperature in zip("abcd", (1, 0, 1, 0), strict=True):
+            assert client.ask(question(text, settings={"temperature": temperature})).result(10).value == 0.5
+        assert [request.get("temperature") for request in server.requests] == [1, 0, None, 1, None]
+
+
+@pytest.mark.parametrize("proven", [True, False])
+@pytest.mark.parametrize("at_top", [True, False])
+def test_the_parameter_an_error_names_is_believed_whatever_its_message_quotes(make_client, monkeypatch, at_top, proven):
+    told = error("Unknown: my essay on temperature", param="seed")
+    monkeypatch.setitem(FAULTS, "seed", lambda h: h.send(422, told["error"] if at_top else told))
+    with JudgeServer(fault=lambda body, attempt: "seed" if "seed" in body else "") as server:
+        client = make_client(server, concurrency=1, max_retries=0)
+        if proven:
+            ask(client, "a")
+        assert client.ask(question("On seed", settings={"temperature": 0, "seed": 1})).result(10).value == 0.5
+        assert server.requests[-1].keys() == {"model", "messages", "temperature", "response_format"}
+        assert len(server.requests) == (3 if proven else 2)
+
+
+def test_an_error_that_names_a_part_of_the_messages_changes_no_request(make_client, monkeypatch):
+    monkeypatch.setitem(FAULTS, "long", lambda h: h.send(400, error("The schema is fine", param="messages[0].content")))
+    with JudgeServer(fault=lambda body, attempt: "long" if attempt == 0 else "") as server:
+        (answer,) = ask(make_client(server), "a")
+        assert (answer.kind, len(server.requests)) == ("model_grader_server_error", 1)
+
+
+@pytest.mark.parametrize("takes", ["json_object", None])
+def test_the_form_of_a_reply_is_asked_for_in_the_strictest_way_that_is_taken(make_client, monkeypatch, takes):
+    refusal = error("Invalid parameter", param="response_format")
+    monkeypatch.setitem(FAULTS, "form", lambda h: h.send(400, refusal))
+
+    def fault(body, attempt):
+        return "form" if body.get("response_format", {}).get("type") not in (takes, None) else ""
+
+    with JudgeServer(fault=fault) as server:
+        client = make_client(server, concurrency=1, max_retries=0)
+        assert [answer.value for answer in ask(client, "a", "b")] == [0.5, 0.5]
+        kinds = [request.get("response_format", {}).get("type") for request in server.requests]
+        assert kinds == (
+            ["json_schema", "json_object", "json_object"] if takes else ["json_schema", "json_object", None, None]
+        )
+
+
+@pytest.mark.parametrize("fault", ["404", "redirect"])
+def test_one_that_has_answered_is_asked_on(make_client, fault):
+    with JudgeServer(fault=lambda body, attempt: fault if body["messages"][0]["content"] == "bad" else "") as server:
+        client = make_client(server, concurrency=1)
+        answers = ask(client, "good", "bad", "better")
+        assert [answer.kind for answer in answers] == ["", "model_grader_server_error", ""]
+        assert len(server.requests) == 3
+
+
 def test_equal_questions_are_asked_once_also_at_the_same_time_and_after_a_restart(make_client, tmp_path):
     with JudgeServer() as server:
         client = make_client(server)

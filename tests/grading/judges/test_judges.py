@@ -172,6 +172,28 @@ def test_a_rubric_with_other_lines_than_asked_is_a_parse_error(make_grader, numb
         assert (found.value, found.kind) == (None, "model_grader_parse_error")
 
 
+@pytest.mark.parametrize("twice", [0, 1, 2])
+@pytest.mark.parametrize("first", ["yes", "no"])
+def test_a_line_that_is_judged_both_ways_is_a_parse_error(make_grader, twice, first):
+    """Neither verdict may win, whichever comes last."""
+    rows = [{"line": number, "reason": "", "verdict": first} for number in (1, 2, 3)]
+    rows.insert(twice, {**rows[twice], "verdict": "no" if first == "yes" else "yes"})
+    with JudgeServer(lambda body: {"lines": rows}) as server:
+        (found,) = scores(make_grader(server, judge=LINES), "a")
+        assert (found.value, found.kind) == (None, "model_grader_parse_error")
+        assert "each line from 1 to 3 once, but has 4 entries (1, 2, 3)" in found.message
+
+
+def test_a_rubric_is_never_below_0(make_grader):
+    """Also where all that is found counts against it, and where other graders check its lines."""
+    rows = [{"line": number, "reason": "", "verdict": "yes" if number == 3 else "no"} for number in (1, 2, 3)]
+    with JudgeServer(lambda body: {"lines": rows}) as server:
+        heavy = {**LINES, "lines": [*LINES["lines"][:2], {**LINES["lines"][2], "weight": -9.0}]}
+        checks = {**CHECKED, "lines": [*CHECKED["lines"][1:2], {**CHECKED["lines"][2], "weight": -9.0}]}
+        assert [score.value for score in scores(make_grader(server, judge=heavy), "a")] == [0.0]
+        assert [score.value for score in scores(make_grader(server, judge=checks), "41!", "42!")] == [0.0, 0.0]
+
+
 SAYS = {"type": "string_check", "operation": "like", "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
 SHOUTS = "def grade(sample, item):\n    print('heard')\n    return float('!' in sample['output_text'])"
 CHECKED = {

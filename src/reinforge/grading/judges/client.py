@@ -10,7 +10,7 @@ way is tried again with growing pauses; what stays wrong is a fault of the judge
 | a refusal, or the content filter                                   | a refusal error                              |
 | 429                                                                | all calls wait its Retry-After, then again   |
 | 408, 409, 425, 5xx; no connection, time over, cut off, no JSON     | again, at most `max_retries` times           |
-| 400 or 422 that names a setting the endpoint does not know         | again without it, now and later              |
+| 400 or 422 that names a setting the endpoint has never taken       | again without it, now and later              |
 | 401, 402, used-up quota; 403, 404 or a redirect as the first answer| no judge: nothing more is asked              |
 | other answers, more than 4 MiB                                     | a server error for this question             |
 """

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,36 +55,47 @@ class Endpoint:
         self._headers = _headers(self._key)
         self._http = Client(_policy(self._url, config))
         self._lock = threading.Lock()
-        self._refused: dict[str, frozenset[str]] = {}
-        """Model -> what it does not take."""
+        self._refused: set[_Mark] = set()
+        self._taken: set[_Mark] = set()
         self._proven = False
 
     def send(
         self, model: str, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any], settings: Mapping[str, Any]
     ) -> Reply | Setback:
         """Ask once."""
-        refused = self._refused.get(model, frozenset())
+        marks = _marks(model, schema, settings)
+        with self._lock:
+            refused = frozenset(name for name, mark in marks.items() if mark in self._refused - self._taken)
+        marks = {name: mark for name, mark in marks.items() if name not in refused}
+        if "json_schema" in marks:
+            marks.pop("response_format", None)  # which stands for the simpler one
         body = json.dumps(_body(model, messages, schema, settings, refused)).encode()
         try:
             answer = self._http.fetch("POST", self._url, self._headers, body, self._timeout_s)
         except NetworkError as fault:
             return Setback(self._told(str(fault)), again=fault.kind != "too_large", unusable=fault.kind == "refused")
         if answer.status != 200:
-            return self._setback(answer, model, refused)
+            setback = self._setback(answer)
+            text = answer.body.decode("utf-8", "replace")
+            if answer.status in (400, 422) and self._adapts(text, [model, *(m["content"] for m in messages)], marks):
+                return replace(setback, again=True, free=True)
+            return setback
         try:
             reply = read_reply(answer.body, answer.headers.get("content-type", ""), len(body))
         except BadReply as bad:
             return Setback(self._told(str(bad)), again=True)
-        self._proven = True
+        with self._lock:
+            self._proven = True
+            self._taken.update(marks.values())
         return reply
 
     def close(self) -> None:
         """End idle connections."""
         self._http.close()
 
-    def _setback(self, answer: HttpReply, model: str, refused: frozenset[str]) -> Setback:
+    def _setback(self, answer: HttpReply) -> Setback:
         status, text = answer.status, answer.body.decode("utf-8", "replace")
-        message = self._told(f"it answered {status} {_error_text(text)}".rstrip())
+        message = self._told(f"it answered {status} {_error_of(text)[0]}".rstrip())
         hold_s = retry_after_s(answer.headers.get("retry-after"), time.time())
         if 300 <= status < 400:
             return Setback(f"{message}: redirects are not followed", alive=True, unusable=not self._proven)
@@ -96,21 +107,19 @@ class Endpoint:
             return Setback(message, again=True, alive=True, hold_s=self._default_hold_s if hold_s is None else hold_s)
         if status in (408, 409, 425) or status >= 500:
             return Setback(message, again=True, hold_s=hold_s)
-        if status in (400, 422) and self._adapts(model, text, refused):
-            return Setback(message, again=True, alive=True, free=True)
         return Setback(message, alive=True)
 
-    def _adapts(self, model: str, text: str, refused: frozenset[str]) -> bool:
+    def _adapts(self, text: str, ours: Sequence[str], sent: Mapping[str, _Mark]) -> bool:
         """Whether the next request will differ: without what this error names, or without structure when it names
-        nothing and the endpoint has never answered."""
-        named = next((what for what, words in NAMED if what not in refused and any(word in text for word in words)), "")
-        if not named and not self._proven:
-            named = next((what for what in ("json_schema", "response_format") if what not in refused), "")
-        if not named:
-            return False
+        nothing and the endpoint has never answered. What it has taken once, no error takes away."""
         with self._lock:
-            self._refused[model] = self._refused.get(model, frozenset()) | {named}
-        return True
+            open_to_doubt = [name for name, mark in sent.items() if mark not in self._taken]
+            named = _named(text, ours, open_to_doubt)
+            if not named and not self._proven and not _error_of(text)[1]:
+                named = next((name for name in ("json_schema", "response_format") if name in open_to_doubt), "")
+            if named:
+                self._refused.add(sent[named])
+        return bool(named)
 
     def _told(self, text: str) -> str:
         """An endpoint's words, short and without our key, which some repeat."""
@@ -119,7 +128,7 @@ class Endpoint:
 
 
 NAMED = (
-    ("json_schema", ("json_schema", "schema", "grammar", "guided")),
+    ("json_schema", ("json_schema", "schema", "grammar", "guided", "response_format")),
     ("response_format", ("response_format",)),
     ("max_completion_tokens", ("max_completion_tokens",)),
     ("temperature", ("temperature",)),
@@ -129,6 +138,33 @@ NAMED = (
 )
 """What an endpoint may not take, and the words by which its error names it. Older servers know `max_tokens` in place of
 `max_completion_tokens`; some know the response format `json_object` but no schema, some none."""
+
+
+_Mark = tuple[str, str, str]
+"""Model, name of what is sent, its value as JSON: an endpoint may take one temperature, or schema, and not another."""
+
+
+def _marks(model: str, schema: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, _Mark]:
+    """Of all in a request that it could be sent without."""
+    values = {"json_schema": schema, "response_format": "json_object", **settings}
+    return {name: (model, name, json.dumps(values[name], sort_keys=True)) for name, _ in NAMED if name in values}
+
+
+def _named(text: str, ours: Sequence[str], names: Sequence[str]) -> str:
+    """Which of these an error is about, by its `param` or else the beginning of its message; empty for none.
+
+    Endpoints quote what they were sent, and completions are part of it: a word that stands in what is ours says
+    nothing.
+
+    >>> quoting = '{"error": {"message": "too long: \'the seed of...\'", "param": null}}'
+    >>> _named(quoting, ["The Seed of doubt"], ["seed"]), _named(quoting, ["?"], ["seed"])
+    ('', 'seed')
+    """
+    message, param = _error_of(text)
+    told = param or message[:MAX_SHOWN]
+    sent = "" if param else "\n".join(ours).casefold()
+    heard = {name: [word for word in words if word in told and word not in sent] for name, words in NAMED}
+    return next((name for name in heard if name in names and heard[name]), "")
 
 
 def _body(
@@ -157,13 +193,17 @@ def _body(
     return body
 
 
-def _error_text(text: str) -> str:
-    """The message in an error body, else its beginning."""
+def _error_of(text: str) -> tuple[str, str]:
+    """(message, param) of an error body, else its beginning and ""."""
     try:
-        error = json.loads(text)["error"]
-        return str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return " ".join(text[: 2 * MAX_SHOWN].split())
+        found = json.loads(text)
+        error = found.get("error", found)
+        if not isinstance(error, dict):
+            return str(error), ""
+        param = error.get("param")
+        return str(error["message"]), param if isinstance(param, str) else ""
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return " ".join(text[: 2 * MAX_SHOWN].split()), ""
 
 
 def check_endpoint(config: JudgeConfig) -> None:
