@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -54,8 +54,19 @@ class Client:
         self._lock = threading.Lock()
         self._tls: ssl.SSLContext | None = None
 
-    def fetch(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, deadline_s: float) -> Reply:
-        """One request, answered within `deadline_s` seconds (and the policy's `timeout_s`); NetworkError if not."""
+    def fetch(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        deadline_s: float,
+        on_resend: Callable[[], None] = lambda: None,
+    ) -> Reply:
+        """One request, answered within `deadline_s` seconds (and the policy's `timeout_s`); NetworkError if not.
+
+        `on_resend` is called whenever it is sent again: the server may have taken it the time before.
+        """
         server, target = _parse(url)
         server = server._replace(host=self._policy.check(server.host, server.port))
         most = self._policy.max_request_bytes
@@ -64,7 +75,7 @@ class Client:
             raise NetworkError(text, kind="too_large")
         allowed_s = min(deadline_s, self._policy.timeout_s)
         sent = {"Host": server.as_header(), "Accept-Encoding": "identity", **_checked(headers)}
-        request = _Request(server, method, target, sent, body, time.monotonic() + allowed_s)
+        request = _Request(server, method, target, sent, body, time.monotonic() + allowed_s, on_resend)
         try:
             return self._reply_to(request)
         except TimeoutError:
@@ -89,7 +100,7 @@ class Client:
             try:
                 return self._over(connection, request)
             except _Unused:  # the server closed it in the moment we wrote
-                continue
+                request.on_resend()
         try:
             return self._over(self._connect(request.server, request.end), request)
         except _Unused as unused:
@@ -199,6 +210,7 @@ class _Request(NamedTuple):
     headers: Mapping[str, str]
     body: bytes | None
     end: float
+    on_resend: Callable[[], None]
 
 
 class _Unused(Exception):

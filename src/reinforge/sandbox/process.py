@@ -345,7 +345,7 @@ def _is_deeper(reply: object, most: int) -> bool:
     (False, True)
     """
     layer: list[Any] = [reply]
-    for _ in range(most + 1):
+    for _ in range(most):
         entries = (entry for part in layer for entry in (part.values() if isinstance(part, dict) else part))
         layer = [entry for entry in entries if isinstance(entry, dict | list)]
         if not layer:

@@ -155,12 +155,9 @@ def test_what_an_endpoint_does_not_take_is_left_out_from_then_on(make_client):
         assert sum(request["messages"][0]["content"] == "b" for request in server.requests) == 1
 
 
-def quoting(*words: str):
-    """Faults of a server that does not take long prompts and shows their beginning, as many servers do."""
-    return {
-        word: lambda h: h.send(400, error(f"input too long: 'my essay about the {word} of the sea...'"))
-        for word in words
-    }
+def quoting(word: str):
+    """The fault of a server that does not take long prompts and shows their beginning, as many servers do."""
+    return lambda h: h.send(400, error(f"input too long: 'my essay about the {word} of the sea...'"))
 
 
 WORDS = ("temperature", "schema", "seed", "top_p", "response_format")
@@ -168,8 +165,8 @@ WORDS = ("temperature", "schema", "seed", "top_p", "response_format")
 
 @pytest.mark.parametrize("asked_before", [True, False])
 def test_what_an_error_quotes_of_a_completion_changes_no_request(make_client, monkeypatch, asked_before):
-    for word, fault in quoting(*WORDS).items():
-        monkeypatch.setitem(FAULTS, f"too long: {word}", fault)
+    for word in WORDS:
+        monkeypatch.setitem(FAULTS, f"too long: {word}", quoting(word))
 
     def fault(body, attempt):
         return next((f"too long: {word}" for word in WORDS if word in body["messages"][0]["content"]), "")
@@ -253,6 +250,21 @@ def test_one_that_has_answered_is_asked_on(make_client, fault):
         answers = ask(client, "good", "bad", "better")
         assert [answer.kind for answer in answers] == ["", "model_grader_server_error", ""]
         assert len(server.requests) == 3
+
+
+def test_a_request_that_is_sent_again_over_a_new_connection_is_counted(make_client):
+    """The endpoint may have charged for it."""
+
+    def fault(body, attempt):
+        return "reset" if body["messages"][0]["content"] == "b" and attempt == 0 else ""
+
+    with JudgeServer(fault=fault) as server:
+        client = make_client(server, concurrency=1, max_retries=0)
+        assert [answer.value for answer in ask(client, "a", "b")] == [0.5, 0.5]
+        assert len(server.requests) == 3
+        assert [usage.calls for usage in client.usage()] == [3]
+        figures = client.take_figures()
+        assert (figures["calls"], figures["questions"], figures["prompt_tokens"]) == (3, 2, 200)
 
 
 def test_equal_questions_are_asked_once_also_at_the_same_time_and_after_a_restart(make_client, tmp_path):

@@ -92,7 +92,9 @@ class JudgeClient:
         """SetupError or ConfigError when the endpoint cannot be asked at all: no address, no key."""
         self._config = config
         self._patience = patience or Patience()
-        self._endpoint = Endpoint(config, default_hold_s=self._patience.first_backoff_s)
+        self._endpoint = Endpoint(
+            config, default_hold_s=self._patience.first_backoff_s, on_resend=lambda model: self._meter.call(model)
+        )
         self._gate = Gate(
             concurrency=config.concurrency,
             requests_per_minute=config.requests_per_minute,

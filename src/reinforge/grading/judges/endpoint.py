@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,10 +46,12 @@ class Setback:
 class Endpoint:
     """Sends requests, remembers what the endpoint does not take. Several threads may use it."""
 
-    def __init__(self, config: JudgeConfig, *, default_hold_s: float) -> None:
-        """`default_hold_s`: the pause after a 429 that names none."""
+    def __init__(self, config: JudgeConfig, *, default_hold_s: float, on_resend: Callable[[str], None]) -> None:
+        """`default_hold_s`: the pause after a 429 that names none. `on_resend` is told the model of a request that
+        went out once more, because the connection had broken."""
         self._timeout_s = config.timeout_s
         self._default_hold_s = default_hold_s
+        self._on_resend = on_resend
         self._key = _key(config)
         self._url = _url(config)
         self._headers = _headers(self._key)
@@ -71,7 +73,9 @@ class Endpoint:
             marks.pop("response_format", None)  # which stands for the simpler one
         body = json.dumps(_body(model, messages, schema, settings, refused)).encode()
         try:
-            answer = self._http.fetch("POST", self._url, self._headers, body, self._timeout_s)
+            answer = self._http.fetch(
+                "POST", self._url, self._headers, body, self._timeout_s, lambda: self._on_resend(model)
+            )
         except NetworkError as fault:
             return Setback(self._told(str(fault)), again=fault.kind != "too_large", unusable=fault.kind == "refused")
         if answer.status != 200:
@@ -156,7 +160,7 @@ def _named(text: str, ours: Sequence[str], names: Sequence[str]) -> str:
     Endpoints quote what they were sent, and completions are part of it: a word that stands in what is ours says
     nothing.
 
-    >>> quoting = '{"error": {"message": "too long: \'the seed of...\'", "param": null}}'
+    >>> quoting = '{"error": {"message": "too long: the seed of...", "param": null}}'
     >>> _named(quoting, ["The Seed of doubt"], ["seed"]), _named(quoting, ["?"], ["seed"])
     ('', 'seed')
     """
