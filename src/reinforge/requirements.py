@@ -34,6 +34,7 @@ OPENAI_GRADER = (
 SETS: dict[str, tuple[str, ...]] = {"openai-grader": OPENAI_GRADER}
 """Name -> packages. The corpora of nltk that OpenAI's image brings are no packages and not part of it."""
 
+_PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.+!_-]+")
 _FROM_INDEX = "packages come from the package index of this machine alone"
 _INDEX_PLACE = "which index that is, uv's variables (UV_DEFAULT_INDEX, UV_INDEX) or pip's configuration say"
 _REFUSED_OPTIONS = {
@@ -90,6 +91,24 @@ def read_requirements(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({read_requirement(text) for text in texts}))
 
 
+def check_pins(packages: object) -> tuple[str, ...]:
+    """Recorded packages, each `name==version` and nothing else: they become lines of a file that uv reads, where more
+    would be options, addresses, or further lines. ValueError names the first that is not.
+
+    >>> check_pins(["numpy==2.2.4", "torch==2.1.0+cpu"])
+    ('numpy==2.2.4', 'torch==2.1.0+cpu')
+    >>> check_pins(["a @ file:///home/me/a"])
+    Traceback (most recent call last):
+    ValueError: 'a @ file:///home/me/a' is no name==version
+    """
+    if not isinstance(packages, list | tuple):
+        raise ValueError(f"{packages!r:.200} is no list of name==version")
+    for package in packages:
+        if not isinstance(package, str) or not _PIN.fullmatch(package):
+            raise ValueError(f"{package!r:.200} is no name==version")
+    return tuple(packages)
+
+
 def _refusal(text: str) -> str:
     """Why an entry is refused by its form; "" when it may be a requirement."""
     if not text:
@@ -104,4 +123,4 @@ def _refusal(text: str) -> str:
     return "variables are not replaced here" if "$" in text else ""
 
 
-__all__ = ["OPENAI_GRADER", "SETS", "read_requirement", "read_requirements"]
+__all__ = ["OPENAI_GRADER", "SETS", "check_pins", "read_requirement", "read_requirements"]

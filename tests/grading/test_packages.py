@@ -76,6 +76,23 @@ def test_records_from_before_there_were_packages_are_read(tmp_path):
     assert RewardFunction.from_record(record) == function
 
 
+@pytest.mark.parametrize(
+    "packages",
+    [
+        ["--no-binary evil\nevil @ file:///home/me/evil"],
+        ["-r /etc/hostname"],
+        ["hello==1.5\n"],
+        "hello==1.5",
+        [1],
+        None,
+    ],
+)
+def test_a_record_with_anything_but_versions_is_refused(packages):
+    record = RewardFunction("f", "f_v1", SOURCE, "f.py", "f", "predibase", ()).to_record()
+    with pytest.raises(RewardError, match=r"recorded packages of f_v1: .* is no (list of )?name==version"):
+        RewardFunction.from_record(record | {"packages": packages})
+
+
 def test_other_packages_make_another_version():
     function = RewardFunction("f", "f_v1", SOURCE, "f.py", "f", "predibase", ())
     assert replace(function, packages=("hello==1.5",)) != function

@@ -39,6 +39,11 @@ def test_an_ipv4_address_in_ipv6_clothes_is_what_it_is(address):
     assert reach_of(ipaddress.IPv6Address(int(compatible))) in ("never", "private")
 
 
+def test_of_a_host_with_many_addresses_six_are_tried():
+    policy = EgressPolicy(("a.example",), resolve=lambda host, port: [f"8.8.8.{n}" for n in range(20)])
+    assert policy.look_up("a.example", 443).result(5) == [f"8.8.8.{n}" for n in range(6)]
+
+
 METADATA = ["169.254.169.254", "169.254.170.2", "fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"]
 ODD = [
     "fe80::a9fe:a9fe",

@@ -350,6 +350,15 @@ def test_found_versions_stay_until_the_environment_is_removed(monkeypatch, tmp_p
     assert lock_packages(runtime("hello")) == ("hello==2.0",)
 
 
+def test_removing_one_environment_keeps_what_was_found_for_the_others():
+    lock_packages(runtime("hello<2"))
+    lock_packages(runtime("needs-hello"))
+    stop_using()
+    remove_environments([environment_folder(("hello==1.5",)).name])
+    assert environments._known(("hello<2",)) is None
+    assert environments._known(("needs-hello",)) is not None
+
+
 def test_an_environment_in_use_is_not_removed():
     lock_packages(runtime("hello"))
     [environment] = list_environments()

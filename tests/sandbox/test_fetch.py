@@ -90,6 +90,24 @@ def test_a_connection_the_server_closed_is_not_missed(make_client):
     assert [get(client, server).body for _ in range(5)] == [b"ok"] * 5
 
 
+def test_bytes_that_nobody_asked_for_are_nobody_s_answer(make_client):
+    had, sent = threading.Event(), threading.Event()
+
+    def serve(connection):
+        for _ in requests_on(connection):
+            connection.sendall(answer(b"mine"))
+            had.wait(10)
+            connection.sendall(answer(b"smuggled"))
+            sent.set()
+
+    client, server = make_client(serve)
+    assert get(client, server).body == b"mine"
+    had.set()
+    assert sent.wait(10)
+    assert get(client, server).body == b"mine"
+    assert server.num_connections == 2
+
+
 def test_a_connection_that_breaks_as_we_write_is_replaced_and_a_broken_reply_is_not_asked_for_again(make_client):
     seen = []
 

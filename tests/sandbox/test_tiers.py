@@ -138,8 +138,18 @@ def test_consent_is_for_one_machine_and_keeps_other_entries():
     consent.give_consent()
     entries = json.loads(path.read_text())
     assert (entries["else"], entries[consent.KEY]["machine"]) == (1, platform.node())
-    path.write_text("[")
-    with pytest.raises(SetupError, match="cannot be read"):
+    for damaged in ("[", "[]", "[" * 100_000):
+        path.write_text(damaged)
+        for use in (consent.stored_consent, consent.give_consent, consent.withdraw_consent):
+            with pytest.raises(SetupError, match="cannot be read"):
+                use()
+
+
+def test_consent_that_another_user_may_have_given_does_not_count():
+    consent.give_consent()
+    path = consent.consent_path()
+    path.chmod(0o666)
+    with pytest.raises(SetupError, match=r"consent\.json can be written by other users .*chmod -R go-w"):
         consent.stored_consent()
 
 

@@ -38,6 +38,7 @@ from reinforge.grading.language.grader_json import read_json
 from reinforge.grading.language.spec import PythonGrader, canonical_text, columns_of, read, walk
 from reinforge.grading.language.spec_base import GraderNode
 from reinforge.grading.model_folders import with_models
+from reinforge.requirements import check_pins
 from reinforge.sandbox.pool import FunctionFacts, Limits, Parameter
 
 Dialect = Literal["predibase", "trl", "openai", "grader"]
@@ -96,10 +97,14 @@ class RewardFunction:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> RewardFunction:
-        """The function that `to_record` wrote; RewardError when its text has changed since."""
+        """The function that `to_record` wrote; RewardError when its text, or a package, has changed since."""
         fields = {key: value for key, value in record.items() if key != "sha256"}
         parameters = tuple(Parameter(**parameter) for parameter in fields.pop("parameters"))
-        packages = tuple(fields.pop("packages", ()))
+        try:
+            packages = check_pins(fields.pop("packages", ()))
+        except ValueError as error:
+            hint = "The record was changed since the run wrote it."
+            raise RewardError(f"the recorded packages of {fields.get('version')}: {error}.", hint=hint) from None
         function = cls(**fields, parameters=parameters, packages=packages)
         if function.sha256 != record["sha256"]:
             raise RewardError(f"the recorded source of {function.version} does not match its sha256.")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from reinforge.errors import SetupError
 from reinforge.sandbox.home import home_folder
+from reinforge.sandbox.ownership import check_ours
 
 KEY = "run_without_sandbox"
 
@@ -35,8 +36,6 @@ def stored_consent() -> Consent | None:
         entry = _read(path).get(KEY)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise SetupError(f"{path} cannot be read: {error}.", hint="Correct or remove it.") from None
     if not isinstance(entry, dict) or entry.get("machine") != platform.node():
         return None
     return Consent(path, str(entry.get("given", "at an unknown time")))
@@ -59,10 +58,18 @@ def withdraw_consent() -> bool:
 
 
 def _read(path: Path) -> dict[str, object]:
-    entries = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(entries, dict):
-        raise ValueError("it is no JSON object")
-    return entries
+    """FileNotFoundError when it is not there; SetupError when it is damaged, or when others may write it: only the user
+    gives consent."""
+    check_ours(path, [path])
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, dict):
+            raise ValueError("it is no JSON object")
+        return entries
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise SetupError(f"{path} cannot be read: {error}.", hint="Correct or remove it.") from None
 
 
 def _write(path: Path, changes: dict[str, object]) -> None:
@@ -70,4 +77,5 @@ def _write(path: Path, changes: dict[str, object]) -> None:
     entries = (_read(path) if path.exists() else {}) | changes
     new = path.with_suffix(f".{os.getpid()}")
     new.write_text(json.dumps({key: value for key, value in entries.items() if value is not None}, indent=2) + "\n")
+    new.chmod(0o600)
     new.replace(path)

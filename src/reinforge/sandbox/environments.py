@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from reinforge.config import RewardFunctionSettings, RewardFunctionsRuntimeConfig
-from reinforge.errors import ConfigError, SetupError, UsageError
-from reinforge.requirements import read_requirements
+from reinforge.errors import ConfigError, RewardError, SetupError, UsageError
+from reinforge.requirements import check_pins, read_requirements
 from reinforge.sandbox.home import home_folder
 from reinforge.sandbox.limits import Limits
+from reinforge.sandbox.ownership import all_in, check_ours
 
 Tell = Callable[[str], None]
 DESCRIPTION = "environment.json"
@@ -92,6 +93,7 @@ def lock_packages(runtime: RewardFunctionsRuntimeConfig, tell: Tell = silent) ->
     """
     if not runtime.packages:
         return ()
+    check_folder(environments_folder())
     locked = _known(runtime.packages)
     if locked is None or not _is_ready(locked.packages):
         from reinforge.sandbox.make_environment import Maker
@@ -126,9 +128,13 @@ def runtime_with(packages: Sequence[str], settings: Mapping[str, Any]) -> Reward
 
 
 def provide(packages: Sequence[str], runtime: RewardFunctionsRuntimeConfig | None = None, tell: Tell = silent) -> None:
-    """See that the environment with these versions is there, as a run recorded them. Quick when it is."""
+    """See that the environment with these versions is there, as a run recorded them. Quick when it is.
+
+    RewardError for anything but `name==version`."""
     if not packages or environment_folder(packages) in _held:
         return
+    checked_pins(packages)
+    check_folder(environments_folder())
     if not _is_ready(packages):
         from reinforge.sandbox.make_environment import Maker
 
@@ -138,16 +144,31 @@ def provide(packages: Sequence[str], runtime: RewardFunctionsRuntimeConfig | Non
     _use(packages, tell)
 
 
+def checked_pins(packages: Sequence[str]) -> tuple[str, ...]:
+    """The packages, if each is `name==version`; RewardError if not."""
+    try:
+        return check_pins(packages)
+    except ValueError as error:
+        hint = "Only versions that a run found are installed again."
+        raise RewardError(f"packages of a reward function: {error}.", hint=hint) from None
+
+
+def check_folder(root: Path) -> None:
+    """SetupError when others may write what decides which code runs in workers."""
+    check_ours(root, [root, root / "lock", root / "requests", root / "downloads"])
+
+
 def _is_ready(packages: Sequence[str]) -> bool:
     folder = environment_folder(packages)
     return (folder / DESCRIPTION).is_file() and (folder / "bin" / "python").exists()
 
 
 def _use(packages: Sequence[str], tell: Tell) -> None:
-    """Hold it until this process ends."""
+    """Hold it until this process ends; SetupError when somebody else made it, or could have changed it."""
     folder = environment_folder(packages)
     if folder in _held:
         return
+    check_ours(environments_folder(), all_in(folder))
     descriptor = os.open(folder / DESCRIPTION, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     _held[folder] = descriptor
@@ -169,7 +190,7 @@ def _known(requirements: Sequence[str]) -> Locked | None:
 
 def _remember(requirements: Sequence[str], locked: Locked) -> None:
     file = _request_file(requirements)
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(mode=0o755, exist_ok=True)
     new = file.with_suffix(".new")  # there is one writer: it holds the lock
     new.write_text(json.dumps({"requirements": list(requirements), **asdict(locked)}, indent=2) + "\n")
     new.replace(file)

@@ -75,6 +75,12 @@ def interpreter(limits: Limits) -> str:
     return str(environment_python(limits.packages)) if limits.packages else sys.executable
 
 
+def trusted_interpreter() -> str:
+    """The Python that ties a worker's hands: the one ours was made from. Packages had no hand in it, and none of the
+    environment's files are read before the worker is confined."""
+    return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
+
+
 def interpreter_paths(limits: Limits) -> tuple[str, ...]:
     """Folders of a worker's Python: the environment, the installation it came from, and where links lead on the way.
     With packages of its own the environment is theirs, and ours stays out of reach."""
@@ -144,4 +150,4 @@ def confined(runner: Sequence[str], limits: Limits, user: int | None, program: b
         "proxy_port": None,
         "channel": int(runner[-2]),
     }
-    return [interpreter(limits), "-I", "-S", "-B", str(CONFINE), json.dumps(spec | changes), *runner]
+    return [trusted_interpreter(), "-I", "-S", "-B", str(CONFINE), json.dumps(spec | changes), *runner]

@@ -17,7 +17,18 @@ from types import TracebackType
 from reinforge.config import RewardFunctionsRuntimeConfig
 from reinforge.errors import ConfigError, SetupError
 from reinforge.requirements import SETS
-from reinforge.sandbox.environments import DESCRIPTION, HALF_MADE, Locked, Tell, counted, megabytes
+from reinforge.sandbox.environments import (
+    DESCRIPTION,
+    HALF_MADE,
+    Locked,
+    Tell,
+    check_folder,
+    checked_pins,
+    counted,
+    megabytes,
+)
+from reinforge.sandbox.misplaced import Contents, brought_by, contents_outside_lib, misplaced
+from reinforge.sandbox.ownership import keep_others_out
 from reinforge.sandbox.uv_program import Uv, uv_in
 
 TELL_EVERY_S = 10.0
@@ -43,7 +54,8 @@ class Maker:
 
     def __enter__(self) -> Maker:
         with self._disk_faults():
-            self._root.mkdir(parents=True, exist_ok=True)
+            self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
+            check_folder(self._root)
             self._lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             self._wait_for_lock()
@@ -135,6 +147,7 @@ class Maker:
 
     def make(self, folder: Path, packages: Sequence[str], requirements: Sequence[str]) -> None:
         """Install exactly these versions into `folder`."""
+        checked_pins(packages)
         self._tell(f"reward packages: installing {counted(packages)}")
         uv = self._ready_uv()
         with self._disk_faults():
@@ -144,19 +157,32 @@ class Maker:
             uv.run(uv.command(*venv), self._look)
             locked = self.half_made / "packages.txt"
             locked.write_text("".join(f"{package}\n" for package in packages), encoding="utf-8")
+            before = contents_outside_lib(self.half_made)
             install = ("install", "--no-deps", "--no-compile-bytecode", "--link-mode", "hardlink")
             python = str(self.half_made / "bin" / "python")
             uv.run(uv.packages_command(*install, "--python", python, "--requirements", str(locked)), self._look)
+            self._check_places(before)
             # Not by uv, which would start the new environment's Python: outside the sandbox, packages only lie there.
             compiler = [sys.executable, "-I", "-S", "-m", "compileall", "-q", "-j", "0", "-x", NOT_COMPILED]
             # Files that are no Python of this version, as templates are, stay as they are.
             uv.run([*compiler, str(self.half_made / "lib")], self._look, may_fail=True)
             self._measure()
             self._describe(packages, requirements)
+            keep_others_out(self.half_made)
             shutil.rmtree(folder, ignore_errors=True)  # a damaged one
             self.half_made.rename(folder)
         seconds = time.monotonic() - self._start
         self._tell(f"reward packages: {len(packages)} installed in {seconds:.1f} s: {in_words(packages, requirements)}")
+
+    def _check_places(self, before: Contents) -> None:
+        """ConfigError when a package has changed the new environment itself."""
+        path = misplaced(before, contents_outside_lib(self.half_made))
+        if path:
+            raise ConfigError(
+                f"{brought_by(self.half_made, path)} puts {path} into the environment, where it would change how its "
+                "Python starts: an attack, or a package that is no library. It was removed.",
+                hint="Take it out of reward_fns.runtime.packages.",
+            )
 
     def _describe(self, packages: Sequence[str], requirements: Sequence[str]) -> None:
         text = {
