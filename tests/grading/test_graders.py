@@ -236,6 +236,24 @@ def test_a_judge_behind_a_gate_is_asked_only_for_what_passes_and_its_fault_masks
     assert scores[0]["faulty"].message.startswith("j: ")
 
 
+def test_case_folds_as_unicode_says():
+    (scores,) = scores_of({"f": {**EQUAL, "operation": "ilike"}}, {"answer": "straße"}, "DIE STRASSE")
+    assert scores["f"].value == 1.0
+
+
+def test_a_fault_before_a_gate_stays_that_fault_and_nobody_is_asked_behind_it():
+    failing = {"type": "python", "source": "def grade(sample, item):\n    return 1 / 0"}
+    judge = {"type": "score_model", "model": "m", "input": [{"role": "user", "content": "{{sample.output_text}}"}]}
+    with JudgeServer(lambda body: {"result": 0.5, "steps": []}) as server:
+        asked = {"base_url": server.url, "allow_private_addresses": True}
+        gate = {"type": "gate", "a": failing, "b": judge, "share": 0.0}
+        (scores,) = scores_of({"gated": gate}, {"answer": "4"}, "4", judge=asked)
+        assert server.requests == []
+    assert (scores["gated"].state, scores["gated"].kind, scores["gated"].value) == ("error", "raised", None)
+    assert scores["gated"].message.startswith("a: ")
+    assert "ZeroDivisionError" in scores["gated"].message
+
+
 SCHEMA = {"type": "json_schema", "schema": {"type": "string", "pattern": "(a+)+$"}}
 SEARCH = "import re\ndef grade(sample, item):\n    return bool(re.match('(a+)+$', sample['output_json']))"
 

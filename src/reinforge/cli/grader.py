@@ -37,7 +37,7 @@ def validate_command(file: Path, fix: bool, unsafe_no_sandbox: bool, as_json: bo
     node = read_json(text, str(file))
     check_grader(node, file.stem, Limits(unsafe_no_sandbox=unsafe_no_sandbox))
     if as_json:
-        click.echo(json.dumps({"grader": node.to_json()}, ensure_ascii=False))
+        click.echo(json.dumps({"grader": node.to_json()}))
     else:
         say(f"{file} is a grader: {_outline(node)}.")
 
@@ -106,7 +106,7 @@ def run_command(
         runtime = runtime.model_copy(update={"unsafe_no_sandbox": True})
     reply = run(grader, _text(completion), _row(row), runtime=runtime, judge=rewards.judge if rewards else None)
     if as_json:
-        click.echo(json.dumps(reply, ensure_ascii=False))
+        click.echo(json.dumps(reply))  # in ASCII: a completion may hold half a surrogate pair
     else:
         click.echo(_reply_text(reply))
     context.exit(0 if reply["metadata"]["valid"] else 3)

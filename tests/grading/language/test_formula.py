@@ -104,6 +104,10 @@ def test_what_is_refused_and_why(text, said):
         parse(text).value({"a": 0.5})
 
 
+def test_brackets_beside_each_other_are_not_within_each_other():
+    assert parse(" + ".join(["(1)"] * 200)).value({}) == 200
+
+
 def test_the_longest_formulas_answer_at_once():
     started = time.process_time()
     parse("1+" * (MAX_LENGTH // 2 - 1) + "1").value({})

@@ -229,3 +229,15 @@ def test_commands(tmp_path, monkeypatch, capsys):
     file.write_text(json.dumps(python("return x(")))
     assert command(["grader", "validate", "total.json"]) == 3
     assert "<total.source>:2: SyntaxError" in capsys.readouterr().err
+
+
+def test_half_a_surrogate_pair_comes_out_as_json(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    grader = {"type": "string_check", "operation": "eq", "input": "{{sample.output_json.x}}", "reference": "1"}
+    (tmp_path / "s.json").write_text(json.dumps(grader))
+    assert command(["grader", "run", "s.json", "--completion", '{"\\ud800": 1}', "--row", "{}", "--json"]) in (0, 3)
+    reply = json.loads(capfd.readouterr().out)
+    assert "\ud800" in reply["metadata"]["reason"]
+    (tmp_path / "s.json").write_text(json.dumps({**grader, "reference": "\ud800"}))
+    assert command(["grader", "validate", "s.json", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["grader"]["reference"] == "\ud800"

@@ -168,3 +168,28 @@ def test_deep_values_are_refused_without_recursion():
         node = {"type": "gate", "a": node}
     (problem,) = find_problems(node)[1]
     assert problem.text == "it is nested more than 32 deep"
+
+
+def test_numbers_of_any_length_and_tables_of_any_width_are_refused_at_once():
+    for text in ("9" * 5000, f'{{"type": "gate", "share": -{"9" * 5000}}}'):
+        with pytest.raises(RewardError, match=r"check\.json: a whole number in it has more than 4,300 digits"):
+            read_json(text, "check.json")
+        assert repaired_text(text) == (text, [])
+    for number in ("9" * 400, "9" * 4300):
+        with pytest.raises(RewardError, match="clip"):
+            read_json(json.dumps({**COMBINE, "clip": [0]}).replace("[0]", f"[0, {number}]"), "check.json")
+    wide = "{" + ", ".join(f'"k{number}": 0' for number in range(60_000)) + ', "k59999": 1}'
+    started = time.process_time()
+    with pytest.raises(RewardError, match='"k59999" is set twice'):
+        read_json(wide)
+    assert time.process_time() - started < 5
+
+
+def test_a_clip_whose_ends_are_swapped_is_refused():
+    with pytest.raises(RewardError, match="clip: the lowest, 1, is above the highest, 0"):
+        read_json(json.dumps({**COMBINE, "clip": [1, 0]}))
+    read_json(json.dumps({**COMBINE, "clip": [0, 0]}))
+
+
+EQUAL = {"type": "string_check", "operation": "eq", "input": "{{sample.output_text}}", "reference": "x"}
+COMBINE = {"type": "combine", "graders": {"a": EQUAL}}

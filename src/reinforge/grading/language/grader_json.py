@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from typing import Any
 
 from reinforge.errors import RewardError
@@ -46,6 +48,9 @@ def parse_json(text: str, file_name: str) -> Any:
         raise RewardError("\n".join(["this is not JSON:", *_first(told)]), hint=hint) from None
     except RecursionError:
         raise RewardError(f"{file_name}: it is nested too deeply.") from None
+    except ValueError:  # the only other one of Python's reader
+        most = sys.get_int_max_str_digits()
+        raise RewardError(f"{file_name}: a whole number in it has more than {most:,} digits.") from None
 
 
 def repaired_text(text: str) -> tuple[str, list[Defect]]:
@@ -54,7 +59,7 @@ def repaired_text(text: str) -> tuple[str, list[Defect]]:
         json.loads(text)
     except json.JSONDecodeError:
         return repair(text) or (text, [])
-    except RecursionError:
+    except (ValueError, RecursionError):  # nothing that can be repaired: read_json says what it is
         pass
     return text, []
 
@@ -66,8 +71,7 @@ class _NotTaken(Exception):
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in names if names.count(name) > 1)
+        double, _ = next(entry for entry in Counter(name for name, _ in pairs).items() if entry[1] > 1)
         raise _NotTaken(f'"{double}" is set twice in one table')
     return table
 
