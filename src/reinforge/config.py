@@ -126,7 +126,8 @@ class EvalConfig(_Part):
     """Also one greedy completion per prompt, reported beside the sampled figure."""
     correct_fn: str | None = None
     """Reward function whose value of at least `correct_from` counts as correct (pass@1). Unset: the total reward, which
-    must reach `correct_from` (1.0): if your weights sum to less, pass@1 is always 0."""
+    must reach `correct_from` (1.0): if your weights sum to less, pass@1 is always 0. Completions that the function
+    fails on, or does not apply to, are left out of pass@1 and counted beside it."""
     correct_from: float = 1.0
     """See `correct_fn`."""
 
