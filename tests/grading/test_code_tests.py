@@ -10,7 +10,8 @@ import pytest
 from reinforge.config import RewardFunctionsConfig
 from reinforge.errors import SetupError
 from reinforge.grading.builtin import code_tests
-from reinforge.grading.code_tests import CodeReport, code_in, harness_source, read_tests, run_tests
+from reinforge.grading.code_harness import encode
+from reinforge.grading.code_tests import CodeReport, code_in, harness_source, read_tests, run_tests, same
 from reinforge.grading.grader import RewardFunctionGrader, grade_completions
 from reinforge.sandbox import tiers
 from reinforge.sandbox.pool import Limits, Worker
@@ -52,7 +53,7 @@ def test_the_share_of_passed_tests_and_the_first_failure(judge):
         ("import os\nos._exit(0)", "the process of this call ended without a result"),
         ("import os\nos.abort()", "the process of this call ended with exit code -6"),
         ("", "NameError: name 'add' is not defined"),
-        ("def add(a, b): return 'x' * 10_000_000", "10,000,013 bytes of JSON, at most"),
+        ("def add(a, b): return 'x' * 10_000_000", "10,000,017 bytes of JSON, at most"),
         ("\x00", "SyntaxError: source code string cannot contain null bytes"),
     ],
 )
@@ -107,11 +108,7 @@ def test_no_cheat_passes_a_test_it_cannot_answer(judge, code):
     assert judge(RIGHT, TESTS).share == 1
 
 
-def test_one_completion_does_not_change_the_next(judge):
-    vandal = "import builtins, os, signal\nbuiltins.len = None\nopen('left.txt', 'w').write('x')\n"
-    vandal += "os.kill(os.getppid(), signal.SIGKILL)\ndef add(a, b): return 0"
-    assert judge(vandal, TESTS).share == 0
-    assert judge(RIGHT, TESTS).share == 1
+NESTED = "def f(): return [[[[[[[[[[{'a': {'b': {1: {}}}}]]]]]]]]]]"
 
 
 @pytest.mark.parametrize(
@@ -128,11 +125,18 @@ def test_one_completion_does_not_change_the_next(judge):
             "def double(x): return x * 2",
         ),
         ([{"stdin": "1 2\n", "stdout": "3"}], None, "print(sum(map(int, input().split())))  \nprint()"),
+        ([{"stdin": "ab", "stdout": "ba"}], None, "import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read()[::-1])"),
+        ([{"stdin": "ab", "stdout": "ab"}], None, "import os\nos.write(1, open(0, 'rb').read())"),
+        ([{"call": "f()", "expected": 2**5000}], None, "def f(): return 2**5000"),
+        ([{"call": "f()", "expected": [[[[[[[[[[{"a": {"b": {1: {}}}}]]]]]]]]]]}], None, NESTED),
+        (["assert f(3) == 3"], None, "from fractions import Fraction\ndef f(x): return Fraction(6, 2)"),
+        (["assert f(3)"], None, "def f(x): return [x]"),
+        ([{"call": "f()", "expected": b"x" * 2000 + b"y"}], None, "def f(): return b'x' * 2000 + b'y'"),
     ],
 )
 def test_every_form_of_test_can_pass_and_can_fail(judge, tests, function, code):
     assert judge(code, tests, function).share == 1
-    assert judge("def total(*a, **k): return 99\nf = double = even = total\nprint('no')", tests, function).share < 1
+    assert judge("def total(*a, **k): return 0\nf = double = even = total\nprint('no')", tests, function).share < 1
 
 
 @pytest.mark.parametrize(
@@ -187,6 +191,52 @@ def test_as_a_grader_of_a_run():
     assert "test 1 ('assert add(1, 2) < 4'): only `assert CALL == LITERAL`" in bad.message
 
 
+VANDALS = {
+    "builtins": "import builtins\nbuiltins.len = builtins.open = None\ndef add(a, b): return 0",
+    "the parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\ndef add(a, b): return 0",
+    "the disk": "import os\ntry:\n    for i in range(8):\n"
+    "        os.write(os.open(f'/tmp/f{i}', os.O_CREAT | os.O_WRONLY), bytes(60 << 20))\n"
+    "except OSError: pass\ndef add(a, b): return 0",
+    "its folder": "import os\nos.rmdir(os.getcwd())\ndef add(a, b): return 0",
+    "a name": "import os\nos.mkdir('own.txt')\ndef add(a, b): return 0",
+}
+WRITER = """
+import tempfile
+def add(a, b):
+    with tempfile.TemporaryFile('w+') as file:
+        file.write('x' * 5_000_000)
+        file.flush()
+    with open('own.txt', 'w') as file: file.write('1')
+    return a + b
+"""
+
+
+@pytest.mark.parametrize("vandal", VANDALS.values(), ids=VANDALS.keys())
+def test_one_completion_does_not_change_the_next(vandal):
+    rows = [{"tests": TESTS[:1], "completion": text} for text in (WRITER, vandal, WRITER)]
+    assert [score.value for score in scores_of(NODE, rows)] == [1.0, 0.0, 1.0]
+
+
+def test_no_completion_reads_what_another_wrote():
+    """All memory of the process is searched for a solution that an earlier completion brought."""
+    solution = "def add(a, b):\n    return a + b  # THE END OF IT\n" + "#" * 3000
+    thief = """
+    import re
+    def add(a, b):
+        for line in open('/proc/self/maps'):
+            if ' rw-p ' not in line: continue
+            first, last = (int(x, 16) for x in line.split()[0].split('-'))
+            try:
+                with open('/proc/self/mem', 'rb') as memory:
+                    memory.seek(first)
+                    data = memory.read(last - first)
+            except OSError: continue
+            if bytes(reversed(b'TI FO DNE EHT #')) in data: return a + b
+    """
+    rows = [{"tests": TESTS, "completion": textwrap.dedent(text)} for text in (solution, thief)]
+    assert [score.value for score in scores_of(NODE, rows)] == [1.0, 0.0]
+
+
 def test_behind_a_gate_and_in_a_formula():
     gate = {"type": "gate", "a": {"type": "tag_format", "tags": ["answer"]}, "b": NODE}
     rows = [{"tests": TESTS, "completion": text} for text in (f"<answer>\n{RIGHT}</answer>", RIGHT)]
@@ -215,3 +265,11 @@ def test_model_written_code_gets_nothing_that_is_meant_for_reward_functions(monk
     monkeypatch.setenv("JUDGE_KEY", "secret")
     limits = Limits(secrets=("JUDGE_KEY",), allowed_hosts=("example.org",), packages=("x==1",))
     assert limits.closed() == Limits()
+
+
+def test_values_are_the_same_only_when_they_are():
+    assert not same([1, 2, 3], [1, 2])
+    assert not same([], [1])
+    assert not same({"dict": 5}, encode({}))
+    assert not same(1.0000001, 1.0)
+    assert not same(encode(b"x" * 2000 + b"y"), encode(b"x" * 2000 + b"z"))

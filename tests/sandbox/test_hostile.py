@@ -325,6 +325,7 @@ TAMPERERS = {
     "the function": "globals()['attack'] = lambda x: 999.0",
     "globals": "calls.extend([999.0] * 9)",
     "modules": "json.dumps = time.perf_counter = None; builtins.float = builtins.dict = lambda *a: 999.0",
+    "a file": "open('calls', 'w').write('999')",
     "a thread": "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
     "a child": "subprocess.Popen(['sleep', '60'])",
     "memory of the parent": """
@@ -350,7 +351,9 @@ TAMPERERS = {
 def test_in_a_process_of_its_own_a_call_reaches_no_other(make_worker, body):
     """Whatever they do to their process, the calls between stay right."""
     source = "import builtins, json, os, signal, subprocess, sys, threading, time\ncalls, written = [], []\n"
-    source += "def attack(x):\n    if x % 2: return x + len(calls)\n" + textwrap.indent(textwrap.dedent(body), "    ")
+    source += "def attack(x):\n    if x % 2: return x + len(calls) + os.path.exists('calls')\n" + textwrap.indent(
+        textwrap.dedent(body), "    "
+    )
     worker = make_worker(source + "\n    return 0.5\n", fresh_process=True)
     results = worker.call_each("attack", {}, [{"x": x} for x in range(20)], LONG_S)
     assert [result.value for result in results[1::2]] == [x for x in range(20) if x % 2]

@@ -28,7 +28,7 @@ def code_scorer(
     runtime: RewardFunctionsRuntimeConfig,
     settings: RewardFunctionSettings | None,
 ) -> FunctionWorkers:
-    """Workers for model-written code (see start.Factory): their source is the harness, each call a fresh process."""
+    """Workers for model-written code (see start.Factory): their source is the harness, each completion a fresh one."""
     assert isinstance(node, BuiltIn)
     return FunctionWorkers(
         function,
@@ -57,6 +57,7 @@ def _score_case(function: RewardFunction, options: Mapping[str, Any], case: Case
             score = replace(score, state="error", kind=fault.kind, message=str(fault))
         except (WorkerUnavailable, SourceFault) as error:
             score = replace(score, state="masked", kind="worker_unavailable", message=str(error))
+        worker.renew()  # the next completion finds neither files nor memory of this one
         scores.append(replace(score, latency_s=perf_counter() - start))
     return scores
 

@@ -1,8 +1,9 @@
 """Model-written Python code against tests: the share that passes.
 
-The code runs in a sandbox worker that runs nothing else, each test in a process of its own; what it returns is compared
-here, where the code is not, with values it never sees. So no completion can change what another scores, or pass a test
-by ending the process, patching `==` or writing what looks like a result.
+Each completion has a sandbox of its own, new for it and gone after it, and each test a process of its own in there;
+what comes back is compared here, where the code is not, with values it never sees. So no completion can change what
+another scores or read what another wrote, or pass a test by ending the process, patching `==` or writing what looks
+like a result.
 
 | test | passes when |
 |---|---|
@@ -15,6 +16,7 @@ by ending the process, patching `==` or writing what looks like a result.
 from __future__ import annotations
 
 import ast
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -155,10 +157,14 @@ def _fault(test: CodeTest, result: CallResult) -> str:
         return str(told.get("error", "no result"))[:200]
     value = told["value"]
     if test.kind == "script":
-        return (
-            "" if _lines(value) == _lines(test.expected) else f"printed {value!r:.80}, expected {test.expected!r:.80}"
-        )
-    return "" if same(value, test.expected) else f"gave {value!r:.80}, expected {test.expected!r:.80}"
+        is_same = _lines(value) == _lines(test.expected)
+        return "" if is_same else f"printed {value!r:.80}, expected {test.expected!r:.80}"
+    try:
+        value = json.loads(str(value))
+        is_same = same(value, test.expected)
+    except (ValueError, RecursionError):  # the harness writes nothing of the kind: the code did
+        return "no value"
+    return "" if is_same else f"gave {value!r:.80}, expected {test.expected!r:.80}"
 
 
 def same(value: object, expected: object) -> bool:
@@ -233,9 +239,9 @@ def _assertion(statement: ast.stmt, rename: Callable[[ast.expr], ast.expr]) -> C
         if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], (ast.Eq, ast.Is)):
             return CodeTest("call", ast.unparse(rename(test.left)), encode(ast.literal_eval(test.comparators[0])))
         if isinstance(test, ast.Call):
-            return CodeTest("call", ast.unparse(rename(test)), True)
+            return CodeTest("call", f"not not {ast.unparse(rename(test))}", True)
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-            return CodeTest("call", ast.unparse(rename(test.operand)), False)
+            return CodeTest("call", f"not {ast.unparse(rename(test.operand))}", True)
     raise ValueError("only `assert CALL == LITERAL` can be judged outside the code's process")
 
 

@@ -126,6 +126,11 @@ class Worker:
                 results.append(self._noted(CallResult(None, "exited", text, prints, latency_s)))
         return results
 
+    def renew(self) -> None:
+        """End the process: the next call finds nothing of those before it, neither in memory nor in files."""
+        with self._use:
+            self._discard()
+
     def close(self) -> None:
         """End the process and everything in its group. A call in progress elsewhere raises WorkerUnavailable."""
         with self._lock:

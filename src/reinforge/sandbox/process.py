@@ -134,7 +134,8 @@ class WorkerProcess:
         ours, theirs_too = make_pipe(undo, we_read=tier.has_namespace)
         way = open_way(access, tier, undo)
         with theirs:
-            limits = json.dumps(asdict(self.limits) | {"guarded": tier.uses_pipe})
+            own_folders = ["/tmp", "/dev/shm"] if tier.has_namespace else [folder]
+            limits = json.dumps(asdict(self.limits) | {"guarded": tier.uses_pipe, "own_folders": own_folders})
             channel = theirs.fileno()
             runner = [interpreter(self.limits), "-s", "-P", "-B", "-X", "utf8", str(RUNNER), str(channel), limits]
             command = tier.command(runner, folder, self.limits, user, theirs_too)

@@ -94,6 +94,8 @@ class Runner:
         self.max_result_bytes = limits["max_result_bytes"]
         self.fresh_process = limits["fresh_process"]
         self.guarded = limits["guarded"]
+        self.own_folders = limits["own_folders"]
+        self.files: set[tuple[str, int, int]] = set()
         self.process_id = os.getpid()
         self.folder = os.getcwd()
         self.output = Output(os.dup(1), limits["max_print_bytes"])
@@ -154,7 +156,8 @@ class Runner:
         sys.stdout = sys.stderr = self.stdout
         try:
             exec(compile(source, file_name, "exec", dont_inherit=True), self.module.__dict__)
-            self.num_threads = len(threads_by_id())  # those of the module body may stay
+            self.num_threads = len(threads_by_id())  # those of the module body may stay, and its files
+            self.files = self.files_now()
             return {"ok": True, "functions": describe(self.module, file_name)}
         except BaseException as error:  # noqa: BLE001  (whatever user code raises is an answer)
             return {"ok": False, **load_fault(error, file_name)}
@@ -206,7 +209,8 @@ class Runner:
             return {"kind": "exited", "message": "the process of this call ended without a result"}
 
     def left(self) -> str:
-        """What the call left behind: threads of Python, and processes where we are told of them; "" for nothing."""
+        """What the call left behind: threads of Python, processes where we are told of them, and files where each call
+        has a process of its own; "" for nothing."""
         end = perf_counter() + THREAD_END_S
         while len(threads_by_id()) > self.num_threads:
             if perf_counter() > end:
@@ -216,8 +220,25 @@ class Runner:
             while waitpid(-1, WNOHANG) != (0, 0):
                 pass  # reaped one that had ended
         except ChildProcessError:
-            return ""
+            return self.changed_files()
         return "processes"
+
+    def changed_files(self) -> str:
+        try:
+            return "files" if self.files_now() != self.files else ""
+        except OSError:  # a folder is gone
+            return "files"
+
+    def files_now(self) -> set[tuple[str, int, int]]:
+        """What lies where the worker may write, as it last changed; looked at only where calls must not meet."""
+        found = set()
+        for start in self.own_folders if self.fresh_process else ():
+            for folder, _, names in os.walk(start):
+                found.add((folder, os.lstat(folder).st_ino, 0))
+                for path in (os.path.join(folder, name) for name in names):
+                    status = os.lstat(path)
+                    found.add((path, status.st_ino, status.st_ctime_ns))
+        return found
 
     def outcome(self, arguments: dict[str, Any]) -> dict[str, Any]:
         try:
