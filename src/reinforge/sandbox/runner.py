@@ -89,7 +89,7 @@ class Output(io.RawIOBase):
 
 
 class Runner:
-    def __init__(self, channel: int, limits: dict[str, int]) -> None:
+    def __init__(self, channel: int, limits: dict[str, Any]) -> None:
         self.channel = channel
         self.max_result_bytes = limits["max_result_bytes"]
         self.fresh_process = limits["fresh_process"]
