@@ -63,7 +63,8 @@ def test_good_rewards_pass_without_a_warning(folder: Path, capsys: pytest.Captur
     ]
 
 
-def test_the_table_for_people(folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_table_for_people(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     (folder / "rewards.py").write_text(GOOD.replace('int(example["answer"])', "1_000_000"))
     assert reinforge(["rewards", "test", "train.yaml"]) == 3
     out = capsys.readouterr().out
@@ -74,6 +75,15 @@ def test_the_table_for_people(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert "row 1, right completion 0: <answer>4</answer>" in out
     assert all(line == line.rstrip() and len(line) <= 120 for line in lines)
     assert lines[-1].endswith("completions of 5 rows")
+
+
+def test_the_table_fits_eighty_columns(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    reinforge(["rewards", "test", "train.yaml"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split()[:2] == ["function", "weight"] for line in lines)
+    assert any(line.split()[:3] == ["correct", "0.75", "1"] for line in lines)
+    assert all(len(line) <= 80 and "…" not in line for line in lines)
 
 
 def test_every_kind_of_fault_has_its_id(folder: Path, capsys: pytest.CaptureFixture[str]):

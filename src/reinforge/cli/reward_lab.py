@@ -26,6 +26,8 @@ MAX_SHOWN = 3
 MAX_TEXT = 90
 PLAIN_WIDTH = 120
 """Columns where no terminal says how many it has."""
+NARROW = 100
+"""Columns below which the table drops what it can."""
 COLOURS = {"blocking": "bold red", "warning": "yellow", "info": "dim"}
 
 
@@ -152,7 +154,7 @@ def _show(report: LabReport) -> None:
     with console.capture() as drawn:
         for assumption in report.assumptions:
             console.print(_text(assumption))
-        console.print(_functions_table(report))
+        console.print(_functions_table(report, is_narrow=console.width < NARROW))
         console.print()
         if report.findings:
             console.print(_findings_table(report))
@@ -162,13 +164,15 @@ def _show(report: LabReport) -> None:
     click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()), color=rich or None)
 
 
-def _functions_table(report: LabReport) -> Table:
+def _functions_table(report: LabReport, *, is_narrow: bool) -> Table:
+    """One line per function; narrow ones spare the range, which findings name where it matters."""
     from rich.table import Table
 
-    columns = ("gold", "partial", "wrong", "garbage", "hack", "low", "high")
+    figures_of = {"right": "gold", "half right": "partial", "wrong": "wrong", "worthless": "garbage", "trick": "hack"}
+    figures_of |= {} if is_narrow else {"lowest": "low", "highest": "high"}
+    columns, titles = figures_of.values(), ("weight", *figures_of, "failed", "ms")
     table = Table(box=None, header_style="bold", pad_edge=False)
-    titles = ("weight", "right", "half right", "wrong", "worthless", "trick", "lowest", "highest", "failed", "ms")
-    table.add_column("function")
+    table.add_column("function", no_wrap=True)
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for line in report.functions:

@@ -209,8 +209,7 @@ class Runner:
             return {"kind": "exited", "message": "the process of this call ended without a result"}
 
     def left(self) -> str:
-        """What the call left behind: threads of Python, processes where we are told of them, and files where each call
-        has a process of its own; "" for nothing."""
+        """What the call left: threads, processes we hear of, files where each call is to be alone; "" for nothing."""
         end = perf_counter() + THREAD_END_S
         while len(threads_by_id()) > self.num_threads:
             if perf_counter() > end:
@@ -220,24 +219,17 @@ class Runner:
             while waitpid(-1, WNOHANG) != (0, 0):
                 pass  # reaped one that had ended
         except ChildProcessError:
-            return self.changed_files()
-        return "processes"
-
-    def changed_files(self) -> str:
-        try:
             return "files" if self.files_now() != self.files else ""
-        except OSError:  # a folder is gone
-            return "files"
+        return "processes"
 
     def files_now(self) -> set[tuple[str, int, int]]:
         """What lies where the worker may write, as it last changed; looked at only where calls must not meet."""
         found = set()
         for start in self.own_folders if self.fresh_process else ():
             for folder, _, names in os.walk(start):
-                found.add((folder, os.lstat(folder).st_ino, 0))
-                for path in (os.path.join(folder, name) for name in names):
+                for path in (folder, *(os.path.join(folder, name) for name in names)):
                     status = os.lstat(path)
-                    found.add((path, status.st_ino, status.st_ctime_ns))
+                    found.add((path, status.st_ino, 0 if path == folder else status.st_ctime_ns))
         return found
 
     def outcome(self, arguments: dict[str, Any]) -> dict[str, Any]:
