@@ -23,8 +23,8 @@ GroupOutcome = Literal["learning", "all_error", "all_right", "all_truncated", "a
 def is_correct(grade: Grade, correct_fn: str | None = None, correct_from: float = 1.0) -> bool | None:
     """Whether a completion counts as correct: the value of `correct_fn`, or the reward, is at least `correct_from`.
 
-    None, not known, when there is no such value: the function failed (whatever stood in for it), its score was lost to
-    the grading machinery or it does not apply.
+    None, not known, when there is no such value: the function (for the reward: any) failed, whatever stood in for it,
+    its score was lost to the grading machinery or it does not apply.
 
     >>> from reinforge.types import Score
     >>> grade = Grade((Score("answer", "answer_v1", 1.0), Score("brief", "brief_v1", 0.0)))
@@ -32,9 +32,11 @@ def is_correct(grade: Grade, correct_fn: str | None = None, correct_from: float 
     (True, True, False)
     >>> is_correct(Grade((Score("judge", "judge_v1", None, state="error", stand_in=1.0),)), "judge") is None
     True
+    >>> is_correct(Grade((Score("answer", "answer_v1", None, state="error"),))) is None
+    True
     """
     if correct_fn is None:
-        value = grade.reward
+        value = None if grade.state == "error" else grade.reward
     else:
         value = next((score.value for score in grade.scores if score.name == correct_fn), None)
     return None if value is None else value >= correct_from
