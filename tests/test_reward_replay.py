@@ -20,7 +20,7 @@ from reinforge.errors import DataError, UsageError
 from reinforge.grading.versions import RewardUpdate, apply_update
 from reinforge.insight.replay import ReplayReport
 from reinforge.reward_replay import replay
-from reinforge.reward_updates import latest_functions
+from reinforge.reward_updates import get_config, latest_functions, update_config
 from reinforge.run_store import Run
 
 STRICT = '''
@@ -32,13 +32,15 @@ def format_reward(prompt: str, completion: str, example: dict[str, str]) -> floa
     return 1.0 if re.fullmatch(r"<think>[^<]*!</think><answer>[^<]*</answer>", completion) else 0.0
 '''
 
+SMALL = ["prompts_per_step=4", "eval.max_prompts=1", "eval.samples_per_prompt=1"]
+
 
 @pytest.fixture(scope="module")
 def run_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three real steps of 4 prompts and 8 completions, with the length penalty; its data lies beside it."""
     folder = tmp_path_factory.mktemp("countdown")
     shutil.copytree(recipe_folder(), folder / "recipe")
-    overrides = ["seed=0", "train_steps=3", "prompts_per_step=4", "eval.max_prompts=1", "eval.samples_per_prompt=1"]
+    overrides = ["seed=0", "train_steps=3", *SMALL]
     overrides += ["overlong.buffer_tokens=300", "overlong.penalty=0.05"]
     config = load_config([folder / "recipe" / "config.yaml"], overrides)
     return api.train(config, base_dir=folder / "recipe", runs_dir=folder / "runs", name="few")
@@ -136,6 +138,26 @@ def test_an_equal_text_that_is_judged_anew_gives_the_stored_scores(run_path: Pat
 def test_the_last_steps_only(run_path: Path, strict: Path):
     found = replayed(run_path, strict, last=1)
     assert (found.first_step, found.last_step, found.num_completions) == (3, 3, 32)
+
+
+def test_what_an_earlier_update_moved_is_not_laid_to_this_one(run_path: Path, strict: Path, tmp_path: Path):
+    """Three steps under the old format reward, two under the strict one: only these two are compared."""
+    folder = tmp_path / "run"
+
+    class UpdateAfterThree(api.SilentWatcher):
+        def step(self, step, metrics, groups):
+            if step == 3:
+                changed = get_config(folder)
+                changed.reward_fns["format"] = f"{strict}:format_reward"
+                update_config(folder, changed)
+
+    recipe = run_path.parents[1] / "recipe"
+    config = load_config([recipe / "config.yaml"], ["seed=0", "train_steps=5", *SMALL])
+    api.train(config, base_dir=recipe, runs_dir=tmp_path, name="run", watcher=UpdateAfterThree())
+    found = replayed(folder, correct=0.5)
+    assert (found.first_step, found.last_step) == (4, 5)
+    moves = {one.name: (one.mean_before, one.mean_after) for one in found.functions}
+    assert moves["format"][0] == moves["format"][1]
 
 
 def test_a_removed_function_and_a_failing_one(run_path: Path, tmp_path: Path):

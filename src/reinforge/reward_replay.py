@@ -77,14 +77,15 @@ def replay(
 ) -> ReplayReport:
     """Judge the completions of the last `last` steps by `functions` and compare with what the run stored.
 
-    The run is only read. `functions` are all that would judge, also those that stay as they are; the length penalty
+    Of these steps only those count that the run's present functions judged, where there are any: what an earlier change
+    moved is not laid to this one. The run is only read. `functions` are all that would judge, also those that stay as they are; the length penalty
     (`overlong`) stays in any case. Raises DataError when the run's data is not what it was.
     """
     config = stored_config(run)
     if unsafe_no_sandbox:
         runtime = config.reward_fns.runtime.model_copy(update={"unsafe_no_sandbox": True})
         config = config.model_copy(update={"reward_fns": config.reward_fns.model_copy(update={"runtime": runtime})})
-    steps = [row.step for row in run.steps() if row.num_completions][-last:]
+    steps = _steps(run)[-last:]
     if not steps:
         raise UsageError(f"{run.path} has no completions yet.", hint="Replay it after its first step.")
     stored = {step: list(_groups(run, step)) for step in steps}
@@ -97,6 +98,13 @@ def replay(
         advantages_PG = advantages(rewards_PG, config.scale_rewards)
         groups += map(_replayed, of_step, grades_PG, advantages_PG)
     return report(groups, num_most_changed=num_most_changed)
+
+
+def _steps(run: Run) -> list[int]:
+    """With completions: those since the last change of the functions, all of them where there are none since."""
+    steps = [row.step for row in run.steps() if row.num_completions]
+    changed_after = max((update.step for update in run.reward_updates()), default=0)
+    return [step for step in steps if step > changed_after] or steps
 
 
 def _groups(run: Run, step: int) -> Iterator[_Stored]:

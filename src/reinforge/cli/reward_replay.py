@@ -28,7 +28,7 @@ MAX_PROMPT, MAX_TEXT = 80, 200
 @click.option("--weight", "weights", multiple=True, metavar="NAME=WEIGHT", help="New weight of a function.")
 @click.option("--remove", "removed", multiple=True, metavar="NAME", help="Judge without this function.")
 @click.option("--last", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
-              help="Completions of the last N steps.")  # fmt: skip
+              help="Completions of the last N steps, since the last change.")  # fmt: skip
 @click.option("--show", "num_shown", type=click.IntRange(min=0), default=5, show_default=True,
               help="Most changed completions to list.")  # fmt: skip
 @runs_dir_option
