@@ -78,8 +78,9 @@ def replay(
     """Judge the completions of the last `last` steps by `functions` and compare with what the run stored.
 
     Of these steps only those count that the run's present functions judged, where there are any: what an earlier change
-    moved is not laid to this one. The run is only read. `functions` are all that would judge, also those that stay as they are; the length penalty
-    (`overlong`) stays in any case. Raises DataError when the run's data is not what it was.
+    moved is not laid to this one. The run is only read. `functions` are all that would judge, also those that stay as
+    they are; the length penalty (`overlong`) stays in any case. Raises DataError when the run's data is not what it
+    was.
     """
     config = stored_config(run)
     if unsafe_no_sandbox:
