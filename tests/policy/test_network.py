@@ -14,6 +14,7 @@ from reinforge.policy import attention, blocks, network, rotation, two_part_atte
 from reinforge.policy.blocks import Norm
 from reinforge.policy.model import find_network, load_policy
 from reinforge.policy.network import Network, largest_gap
+from reinforge.policy.packing import Packing
 from reinforge.policy.slots import step_gap
 from reinforge.policy.stacks import Stack
 
@@ -25,7 +26,10 @@ def passes(policy):
     """(prefix pass, completion pass) of transformers' modules and of our network."""
     model, ours = policy.model, policy.network
     return [
-        (lambda *a: attention.prefix_pass(model, *a), lambda *a: attention.completion_pass(model, *a)),
+        (
+            lambda *a: attention.prefix_pass(model, *a),
+            lambda ids, mask, *a: attention.completion_pass(model, ids, *a)[mask],
+        ),
         (ours.prefix_pass, ours.completion_pass),
         (
             lambda *a: ours.prefix_pass(*a, recompute=True),
@@ -34,22 +38,23 @@ def passes(policy):
     ]
 
 
-def hidden_and_gradients(policy, prefix_pass, completion_pass):
+def hidden_and_gradients(policy, row_lengths, prefix_pass, completion_pass):
     generator = torch.Generator().manual_seed(1)
     prefix_NL = torch.randint(200, (3, 7), generator=generator)
     rows_BT = torch.randint(200, (5, 6), generator=generator)
-    weights = torch.randn(5, 6, 64, generator=generator)
+    mask_BT = torch.arange(6) < torch.tensor([row_lengths]).T
+    weights = torch.randn(5, 6, 64, generator=generator)[mask_BT]
     prefix = prefix_pass(prefix_NL, torch.tensor(PREFIX_LENGTHS))
-    hidden = completion_pass(rows_BT, prefix, torch.tensor(PREFIX_OF_ROW))
+    hidden = completion_pass(rows_BT, mask_BT, prefix, torch.tensor(PREFIX_OF_ROW))
     gradients = torch.autograd.grad((hidden * weights).sum(), list(policy.trainable().values()))
     return hidden.detach(), gradients
 
 
-def assert_passes_agree(policy):
-    expected, expected_gradients = hidden_and_gradients(policy, *passes(policy)[0])
+def assert_passes_agree(policy, row_lengths=(6, 2, 1, 5, 3)):
+    expected, expected_gradients = hidden_and_gradients(policy, row_lengths, *passes(policy)[0])
     norm = torch.sqrt(sum(g.square().sum() for g in expected_gradients))
     for ours in passes(policy)[1:]:
-        hidden, gradients = hidden_and_gradients(policy, *ours)
+        hidden, gradients = hidden_and_gradients(policy, row_lengths, *ours)
         torch.testing.assert_close(hidden, expected, atol=2e-5, rtol=0)
         gaps = [(a - b).abs().max() for a, b in zip(gradients, expected_gradients, strict=True)]
         assert max(gaps) / norm < 1e-6
@@ -59,6 +64,7 @@ def test_hidden_states_and_every_gradient_are_those_of_the_models_passes(tiny_mo
     policy = make_policy(tiny_model)
     assert policy.network is not None
     assert_passes_agree(policy)
+    assert_passes_agree(policy, row_lengths=(6,) * 5)
 
 
 @pytest.mark.parametrize("modules", [("q_proj", "v_proj"), ("down_proj",), ("o_proj", "up_proj")])
@@ -81,7 +87,7 @@ def test_the_reference_is_the_network_without_adapters(tiny_model):
     for on in (True, False):
         with torch.no_grad(), policy.reference() if not on else torch.no_grad():
             both = [
-                n.completion_pass(rows, n.prefix_pass(rows, torch.tensor([5])), torch.tensor([0]))
+                n.completion_pass(rows, rows >= 0, n.prefix_pass(rows, torch.tensor([5])), torch.tensor([0]))
                 for n in (policy.network, base)
             ]
         assert torch.allclose(*both, atol=1e-5) is not on
@@ -223,3 +229,14 @@ def test_steps_of_the_slots_are_the_models_own(tiny_model):
     assert step_gap(ours, model) < 2e-5
     ours.rotation = rotation.Rotation(torch.ones(12 if "qwen3" in tiny_model.name else 8), 1.0)
     assert step_gap(ours, model) > 1e-2
+
+
+def test_packing_leaves_out_the_padding_and_passes_gradcheck():
+    mask = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
+    packing, whole = Packing.of(mask), Packing.of(torch.ones(2, 3, dtype=torch.bool))
+    padded = double(3, 3, 2)
+    assert torch.equal(packing.packed(padded), padded[mask])
+    assert torch.equal(packing.padded(padded[mask]), padded * mask[..., None])
+    assert torch.equal(whole.padded(whole.packed(padded[:2])), padded[:2])
+    torch.autograd.gradcheck(packing.packed, padded)
+    torch.autograd.gradcheck(packing.padded, double(6, 2))

@@ -66,25 +66,31 @@ def rows_to_compute(batch: Batch, settings: LossSettings) -> list[Row]:
     return rows
 
 
-def plan(rows: Sequence[Row], tokens_per_microbatch: int, *, shared_prefix: bool) -> list[Chunk]:
+MAX_PACKED_PADDING = 1.5
+"""Where padding is left out of everything but attention, the padded size may exceed the budget by this factor."""
+
+
+def plan(rows: Sequence[Row], tokens_per_microbatch: int, *, shared_prefix: bool, packed: bool = False) -> list[Chunk]:
     """Chunks of groups of similar prompt length, each with length-sorted micro-batches under the token budget.
 
-    Without a shared prefix a row costs its prompt too, and prompts are not run apart.
+    Without a shared prefix a row costs its prompt too, and prompts are not run apart. With `packed` the budget counts
+    real tokens, otherwise padding too.
     """
+    slack = MAX_PACKED_PADDING if packed else 1.0
     by_group: dict[int, list[Row]] = {}
     for row in rows:
         by_group.setdefault(row.place[0], []).append(row)
     order = sorted(by_group, key=lambda p: (len(by_group[p][0].prompt_ids), p))
     chunks = []
     lengths = [len(by_group[p][0].prompt_ids) if shared_prefix else 1 for p in order]
-    for places in _under_budget(lengths, tokens_per_microbatch):
+    for places in _under_budget(lengths, tokens_per_microbatch, slack):
         groups = [order[i] for i in places]
         chunk_rows = [row for p in groups for row in by_group[p]]
         chunks.append(
             Chunk(
                 prompts=tuple(by_group[p][0].prompt_ids for p in groups),
                 prompt_of_group={p: i for i, p in enumerate(groups)},
-                microbatches=tuple(_microbatches(chunk_rows, tokens_per_microbatch, shared_prefix)),
+                microbatches=tuple(_microbatches(chunk_rows, tokens_per_microbatch, shared_prefix, slack)),
             )
         )
     return chunks
@@ -149,24 +155,30 @@ def _key(seed: int, row: Row, generation: int) -> int:
     return stream_key("dropout", seed, row.completion.policy_version, row.place[0], generation)
 
 
-def _microbatches(rows: Sequence[Row], budget: int, shared_prefix: bool) -> Iterator[tuple[Row, ...]]:
+def _microbatches(rows: Sequence[Row], budget: int, shared_prefix: bool, slack: float) -> Iterator[tuple[Row, ...]]:
     def cost(row: Row) -> int:
         return row.length if shared_prefix else row.length + len(row.prompt_ids)
 
     ordered = sorted(rows, key=lambda row: (cost(row), row.place))
-    for places in _under_budget([cost(row) for row in ordered], budget):
+    for places in _under_budget([cost(row) for row in ordered], budget, slack):
         # Rows of one prompt next to each other: they are attended to it together.
         yield tuple(sorted((ordered[i] for i in places), key=lambda row: row.place))
 
 
-def _under_budget(lengths: Sequence[int], budget: int) -> Iterator[range]:
-    """Cut ascending lengths into runs whose padded size (count * longest) stays within the budget; at least one each.
+def _under_budget(lengths: Sequence[int], budget: int, slack: float = 1.0) -> Iterator[range]:
+    """Cut ascending lengths into runs of at least one whose sum stays within the budget, and whose padded size (count *
+    longest) stays within slack * budget.
 
     >>> [list(r) for r in _under_budget([1, 2, 2, 5, 9], budget=6)]
     [[0, 1, 2], [3], [4]]
+    >>> [list(r) for r in _under_budget([1, 2, 2, 5, 9], budget=10, slack=2)]
+    [[0, 1, 2, 3], [4]]
     """
-    start = 0
-    for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or (end + 1 - start) * lengths[end] > budget:
+    start, total = 0, 0
+    for end, length in enumerate(lengths):
+        if end > start and (total + length > budget or (end + 1 - start) * length > slack * budget):
             yield range(start, end)
-            start = end
+            start, total = end, 0
+        total += length
+    if lengths:
+        yield range(start, len(lengths))

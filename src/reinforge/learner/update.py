@@ -66,7 +66,12 @@ class LocalLearner:
         rows = rows_to_compute(batch, self.settings)
         step = _Step(batch, rows)
         self.optimizer.zero_grad(set_to_none=True)
-        chunks = plan(rows, self.tokens_per_microbatch, shared_prefix=self.policy.shares_prefix)
+        chunks = plan(
+            rows,
+            self.tokens_per_microbatch,
+            shared_prefix=self.policy.shares_prefix,
+            packed=self.policy.network is not None,
+        )
         references = self._reference_logprobs(batch, chunks)
         for chunk in chunks:
             self._accumulate(chunk, step, references)
@@ -142,9 +147,9 @@ class LocalLearner:
         temperature = self.config.sampling_params.temperature
         targets_M = tensors.target_ids_BT[tensors.mask_BT]
         if prefix is not None:
-            hidden_BTE = self._row_hidden(chunk, rows, tensors, prefix)
+            hidden_ME = self._hidden(chunk, rows, tensors, prefix)
             head = attention.output_head(self.policy.model)
-            logprobs_M, entropies_M = token_logprobs(hidden_BTE[tensors.mask_BT], head, targets_M, temperature)
+            logprobs_M, entropies_M = token_logprobs(hidden_ME, head, targets_M, temperature)
         else:
             logits_MV = self._plain_logits(rows, completion_keys(rows, self.config.seed, T, self.device))
             logprobs_M, entropies_M = logprobs_of_logits(logits_MV, targets_M, temperature)
@@ -152,14 +157,15 @@ class LocalLearner:
         place = tensors.mask_BT
         return zeros_BT.masked_scatter(place, logprobs_M), zeros_BT.masked_scatter(place, entropies_M)
 
-    def _row_hidden(self, chunk: Chunk, rows: tuple[Row, ...], tensors: RowTensors, prefix: PrefixKV) -> Tensor:
-        """Hidden states [B, T, E] of the rows behind their prefixes, before the output head."""
+    def _hidden(self, chunk: Chunk, rows: tuple[Row, ...], tensors: RowTensors, prefix: PrefixKV) -> Tensor:
+        """Hidden states [M, E] of the rows' tokens behind their prefixes, before the output head."""
         prefix_of_B = torch.tensor([chunk.prompt_of_group[r.place[0]] for r in rows], device=self.device)
-        ids_BT, network = tensors.input_ids_BT, self.policy.network
+        ids_BT, mask_BT, network = tensors.input_ids_BT, tensors.mask_BT, self.policy.network
         if network is not None:
-            return network.completion_pass(ids_BT, prefix, prefix_of_B, recompute=self.config.gradient_checkpointing)
+            recompute = self.config.gradient_checkpointing
+            return network.completion_pass(ids_BT, mask_BT, prefix, prefix_of_B, recompute=recompute)
         with self._running(completion_keys(rows, self.config.seed, ids_BT.shape[1], self.device)):
-            return attention.completion_pass(self.policy.model, ids_BT, prefix, prefix_of_B)
+            return attention.completion_pass(self.policy.model, ids_BT, prefix, prefix_of_B)[mask_BT]
 
     def _plain_logits(self, rows: tuple[Row, ...], own_keys_BT: Tensor) -> Tensor:
         """Logits [M, V] at the completion tokens from whole sequences, each with its prompt."""

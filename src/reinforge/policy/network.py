@@ -7,8 +7,8 @@ once for its group (`two_part_attention.py`) and blocks that keep little for the
 `Network.of` takes a model only if it recognises every part of it; whoever uses one compares it with the model's own
 passes first (`largest_gap`). Every other model, and every other device than the CPU, runs as transformers has it.
 
-Shapes: N prompts, B rows (completions), L prefix tokens (padded), T row tokens (padded), M = B T tokens, H query heads,
-K key/value heads, G = H / K, D head size, E hidden size, C = (H + 2 K) D, V vocabulary.
+Shapes: N prompts, B rows (completions), L prefix tokens (padded), T row tokens (padded), M tokens without padding, H
+query heads, K key/value heads, G = H / K, D head size, E hidden size, I = H D, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qw
 from reinforge.policy import attention
 from reinforge.policy.attention import PrefixKV
 from reinforge.policy.blocks import Norm, mlp_added, normed, projected
+from reinforge.policy.packing import Packing
 from reinforge.policy.products import linear
 from reinforge.policy.rotation import Rotation, heads_split, turned
 from reinforge.policy.stacks import Stack, is_plain
@@ -83,32 +84,36 @@ class Network:
         """As `attention.prefix_pass`. With `recompute` a layer keeps only its input and is run again for gradients."""
         N, L = token_ids_NL.shape
         if not L:
-            nothing = (self._embedding.weight.new_empty(N, self.num_kv_heads, 0, self.head_size),) * len(self.layers)
+            nothing = (self.new_keys(N, 0),) * len(self.layers)
             return PrefixKV(nothing, nothing, lengths_N)
-        hidden_ME = self.embedded(token_ids_NL.reshape(-1))
-        turns = self.rotation.at(torch.arange(L, device=token_ids_NL.device).expand(N, L))
+        positions = torch.arange(L, device=token_ids_NL.device)
+        packing = Packing.of(positions < lengths_N[:, None])
+        hidden_ME = self.embedded(packing.packed(token_ids_NL))
+        turns = self.rotation.at(positions.expand(N, L))
         keys, values = [], []
         for layer in self.layers[:-1]:
-            hidden_ME, key, value = _maybe_again(recompute, self._run, layer, hidden_ME, N, turns)
+            hidden_ME, key, value = _maybe_again(recompute, self._run, layer, hidden_ME, packing, turns)
             keys.append(key)
             values.append(value)
-        _, key, value = self._queries_keys_values(self.layers[-1], self.layers[-1].kv, hidden_ME, N, turns)
+        _, key, value = self._queries_keys_values(self.layers[-1], self.layers[-1].kv, hidden_ME, packing, turns)
         layers = zip([*keys, key], [*values, value], strict=True)
         per_layer = [(k.transpose(0, 1), v.transpose(0, 1)) for k, v in layers]
         return PrefixKV(tuple(k for k, _ in per_layer), tuple(v for _, v in per_layer), lengths_N)
 
     def completion_pass(
-        self, token_ids_BT: Tensor, prefix: PrefixKV, prefix_of_B: Tensor, *, recompute: bool = False
+        self, token_ids_BT: Tensor, mask_BT: Tensor, prefix: PrefixKV, prefix_of_B: Tensor, *, recompute: bool = False
     ) -> Tensor:
-        """As `attention.completion_pass`; fastest when rows of one prefix stand next to each other."""
-        B, T = token_ids_BT.shape
+        """Run rows behind their prefixes -> hidden states [M, E] before the output head of the tokens in the mask, row
+        by row. The mask is true at the first tokens of each row, as many as it has. Fastest when rows of one prefix
+        stand next to each other."""
+        packing = Packing.of(mask_BT)
         runs = runs_of(prefix_of_B.tolist(), prefix.lengths_N.tolist())
         before_B1 = prefix.lengths_N.index_select(0, prefix_of_B)[:, None]
-        turns = self.rotation.at(before_B1 + torch.arange(T, device=token_ids_BT.device))
-        hidden_ME = self.embedded(token_ids_BT.reshape(-1))
+        turns = self.rotation.at(before_B1 + torch.arange(mask_BT.shape[1], device=mask_BT.device))
+        hidden_ME = self.embedded(packing.packed(token_ids_BT))
         for layer, key, value in zip(self.layers, prefix.keys, prefix.values, strict=True):
-            hidden_ME, _, _ = _maybe_again(recompute, self._run, layer, hidden_ME, B, turns, runs, key, value)
-        return normed(hidden_ME, self.norm).view(B, T, -1)
+            hidden_ME, _, _ = _maybe_again(recompute, self._run, layer, hidden_ME, packing, turns, runs, key, value)
+        return normed(hidden_ME, self.norm)
 
     def random_ids(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Token ids to try it with."""
@@ -151,26 +156,25 @@ class Network:
         self,
         layer: Layer,
         hidden_ME: Tensor,
-        num_rows: int,
+        packing: Packing,
         turns: tuple[Tensor, Tensor],
         runs: list[Run] | None = None,
         prefix_key_NKLD: Tensor | None = None,
         prefix_value_NKLD: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One layer -> hidden states, and its keys and values [K, B, T, D]."""
-        query, key, value = self._queries_keys_values(layer, layer.qkv, hidden_ME, num_rows, turns)
+        query, key, value = self._queries_keys_values(layer, layer.qkv, hidden_ME, packing, turns)
         attended_KBTGD = attend(query, key, value, runs or (), prefix_key_NKLD, prefix_value_NKLD)
-        attended_MI = attended_KBTGD.permute(1, 2, 0, 3, 4).reshape(hidden_ME.shape[0], -1)
-        hidden_ME = hidden_ME + projected(attended_MI, layer.out)
+        attended_BTI = attended_KBTGD.permute(1, 2, 0, 3, 4).flatten(2)
+        hidden_ME = hidden_ME + projected(packing.packed(attended_BTI), layer.out)
         return mlp_added(hidden_ME, layer.norm_2, layer.gate_up, layer.down), key, value
 
     def _queries_keys_values(
-        self, layer: Layer, stack: Stack, hidden_ME: Tensor, num_rows: int, turns: tuple[Tensor, Tensor]
+        self, layer: Layer, stack: Stack, hidden_ME: Tensor, packing: Packing, turns: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """[K, B, T, G, D] (G = 0 from the stack `kv`) and twice [K, B, T, D], turned to their positions."""
-        heads = projected(hidden_ME, stack, layer.norm_1).view(
-            num_rows, -1, stack.num_out // self.head_size, self.head_size
-        )
+        """[K, B, T, G, D] (G = 0 from the stack `kv`) and twice [K, B, T, D], turned to their positions; 0 in the
+        padding."""
+        heads = packing.padded(projected(hidden_ME, stack, layer.norm_1)).unflatten(2, (-1, self.head_size))
         if layer.query_norm is not None and layer.key_norm is not None:
             query, key, value = heads.split((heads.shape[2] - 2 * self.num_kv_heads, *[self.num_kv_heads] * 2), dim=2)
             heads = torch.cat([normed(query, layer.query_norm), normed(key, layer.key_norm), value], dim=2)
@@ -186,9 +190,10 @@ def largest_gap(network: Network, model: PreTrainedModel, seed: int = 0) -> floa
         theirs = attention.completion_pass(
             model, row_BT, attention.prefix_pass(model, prefix_NL, lengths_N), prefix_of_B
         )
-        ours = network.completion_pass(row_BT, network.prefix_pass(prefix_NL, lengths_N), prefix_of_B)
+        mask_BT = torch.arange(5) < torch.tensor([[5], [3], [1], [5]])
+        ours = network.completion_pass(row_BT, mask_BT, network.prefix_pass(prefix_NL, lengths_N), prefix_of_B)
         head = attention.output_head(model)
-        return float((head(theirs) - head(ours)).abs().max())
+        return float((head(theirs[mask_BT]) - head(ours)).abs().max())
 
 
 def _maybe_again(recompute: bool, run: Callable[..., Any], *arguments: Any) -> Any:
