@@ -421,7 +421,7 @@ def test_logs_say_what_every_call_did_and_follow_a_run(tiny_qwen2, tmp_path, cap
 
     assert len(lines()) == 2 * 7 * 8
     assert {row["name"] for row in lines("--function", "other")} == {"other"}
-    assert lines("--version", "loud_v2") == []
+    assert len(lines("--version", "loud_v1")) == 7 * 8
     assert {row["step"] for row in lines("--step", "3-4")} == {3, 4}
     failed = lines("--state", "error")
     assert len(failed) == 2 * 4
@@ -436,5 +436,5 @@ def test_logs_say_what_every_call_did_and_follow_a_run(tiny_qwen2, tmp_path, cap
     shown = capsys.readouterr().out
     assert "loud_v1  0.500" in shown
     assert "    words 2\n    fine\n    | looking at" in shown
-    for bad in (["--step", "x"], ["--grep", "("]):
+    for bad in (["--step", "x"], ["--grep", "("], ["--version", "loud_v2"], ["--function", "lout"]):
         assert command(["rewards", "logs", str(path), *bad]) == 2

@@ -118,3 +118,15 @@ def test_the_hint_names_the_option_of_this_command(folder: Path, capsys: pytest.
     (folder / "rows.jsonl").write_text('{"question": "2+2", "completion": "4"}')
     assert reinforge(["grade", "rewards.py", "--data", "rows.jsonl"]) == 3
     assert capsys.readouterr().err.splitlines()[-1].strip() == "Set --prompt-column question."
+
+
+def test_a_judge_that_nobody_reaches_is_no_success(folder: Path, capsys: pytest.CaptureFixture[str]):
+    """An address where nothing listens: every completion is masked, and a script is told."""
+    (folder / "judged.yaml").write_text(
+        "base_model: none\n"
+        "reward_fns:\n"
+        "  functions: {good: {type: score_model, model: m, input: [{role: user, content: '{{sample.output_text}}'}]}}\n"
+        "  judge: {base_url: 'http://127.0.0.1:9/v1', allow_private_addresses: true, down: pause, max_retries: 0}\n"
+    )
+    assert reinforge(["grade", "judged.yaml", "--data", "rows.jsonl"]) == 4
+    assert "mean reward - of 0" in capsys.readouterr().out

@@ -46,7 +46,8 @@ def grade_command(
 
     REWARDS is rewards.py (every reward function in it), rewards.py:function, a grader (grader.json or the name of a
     built-in), or a config file (its functions, with their weights). Neighbouring rows that differ only in their
-    completion are judged together, as one group. Exit code 3 if a function failed on a completion.
+    completion are judged together, as one group. Exit code 3 if a function failed on a completion, 4 if
+    there was nobody to judge at all (a judge that is down, workers that do not start).
     """
     from reinforge import api
 
@@ -71,7 +72,8 @@ def grade_command(
         click.echo(_summary_text(functions, grades))
         click.echo("\n" + _rows_text(rows[:num_rows], grades) if num_rows else "", nl=bool(num_rows))
     _tell_faults(grades)
-    context.exit(3 if any(function["errors"] for function in functions) else 0)
+    nobody_answered = any(function["masked"] == len(grades) for function in functions)
+    context.exit(3 if any(function["errors"] for function in functions) else 4 if nobody_answered else 0)
 
 
 def _summary(name: str, grades: Sequence[Grade]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from reinforge.run_store.records import EventRow, LogRow
 
 PAGE = 1000
+OVERLONG = "overlong"
+"""The length penalty: a score of no function."""
 EVENTS = {"reward_update": 1, "reward_update_refused": 0, "worker_replaced": 0}
 """Kind of event that is shown among the scores -> 1 when it stands before those of its step, 0 when behind them."""
 
@@ -54,7 +56,9 @@ def logs_command(
     pattern = _pattern(grep)
     with_events = not (as_json or functions or versions or step or state or grep)
     tracebacks: set[str] = set()
-    for row in _log(find_run(run, runs_dir), wanted, follow, with_events=with_events):
+    path = find_run(run, runs_dir)
+    _check_names(path, functions, versions)
+    for row in _log(path, wanted, follow, with_events=with_events):
         if isinstance(row, str):
             click.echo(row)
         elif pattern is None or pattern.search(row.message) or pattern.search(row.prints):
@@ -90,6 +94,20 @@ def _log(path: Path, wanted: Mapping[str, Any], follow: bool, *, with_events: bo
         if not follow or ended:
             return
         time.sleep(0.5)
+
+
+def _check_names(path: Path, functions: Sequence[str], versions: Sequence[str]) -> None:
+    """UsageError for a function or version that the run never had: no lines would look like no errors."""
+    from reinforge.run_store import Run
+
+    with Run.open(path) as run:
+        records = [*run.about["functions"], *(record for update in run.reward_updates() for record in update.functions)]
+    for option, asked, of_record in (("function", functions, "name"), ("version", versions, "version")):
+        known = dict.fromkeys([*(record[of_record] for record in records), OVERLONG])
+        unknown = [name for name in asked if name not in known]
+        if unknown:
+            shown = ", ".join(name for name in known if name != OVERLONG)
+            raise UsageError(f"{path} has no {option} {unknown[0]} (there are: {shown}).", hint="Correct the name.")
 
 
 def _steps(text: str | None) -> tuple[int, int | None]:
