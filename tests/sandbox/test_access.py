@@ -297,7 +297,7 @@ def test_the_proxy_of_a_worker_ends_with_it(proxied_tier, resolved, server, make
     warm = make(proxied_tier, **granted(server))
     warm.run("get(url)", url=f"http://{HOST}:{server.port}/")
     warm.worker.close()
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = num_descriptors()
     for _ in range(3):
         made = make(proxied_tier, **granted(server))
         assert (
@@ -306,7 +306,15 @@ def test_the_proxy_of_a_worker_ends_with_it(proxied_tier, resolved, server, make
         assert made.run("os._exit(0)").kind == "exited"
         assert made.run("result = get(url)", url=f"http://{HOST}:{server.port}/").kind == ""
         made.worker.close()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert num_descriptors(at_most=before) <= before  # three that leave one each would be seen
+
+
+def num_descriptors(at_most: int = 0) -> int:
+    """Of this process, once what is being closed elsewhere (the server's end of a connection) is closed."""
+    end = time.monotonic() + 10
+    while (found := len(os.listdir("/proc/self/fd"))) > at_most and time.monotonic() < end and at_most:
+        time.sleep(0.05)
+    return found
 
 
 def test_a_worker_that_does_not_start_leaves_no_proxy(resolved, make, tmp_path):
