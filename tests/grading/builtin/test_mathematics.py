@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 
 import pytest
@@ -46,6 +47,42 @@ def test_code_that_swallows_the_alarm_hears_it_again():
             pass
     assert rung == 3
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+class SlowToDie:
+    """Rings while it is deleted, where Python drops every exception."""
+
+    def __init__(self, error: BaseException | None = None):
+        self.error = error
+
+    def __del__(self):
+        if self.error:
+            raise self.error
+        while True:
+            pass
+
+
+def test_an_alarm_that_python_drops_rings_again_and_is_not_reported(monkeypatch: pytest.MonkeyPatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+    hook = sys.unraisablehook
+    deleted = False
+    with pytest.raises(OutOfTime), alarm(0.01):
+        SlowToDie()
+        deleted = True
+        while True:
+            pass
+    assert deleted
+    assert reported == []
+    assert sys.unraisablehook == hook
+
+
+def test_other_dropped_exceptions_are_still_reported(monkeypatch: pytest.MonkeyPatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: reported.append(dropped.exc_type))
+    with alarm(10.0):
+        SlowToDie(ValueError("lost"))
+    assert reported == [ValueError]
 
 
 def test_other_threads_work_without_an_alarm():

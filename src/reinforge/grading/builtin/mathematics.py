@@ -6,9 +6,10 @@ import contextlib
 import logging
 import re
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from reinforge.grading.builtin.reading import Unreadable, answer_of, number_option, shown, text_of
@@ -105,7 +106,8 @@ def alarm(seconds: float) -> Iterator[None]:
         raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, ring)
-    # Again and again: Python drops an exception that is raised while it collects garbage.
+    # Again and again: Python drops, with a line on stderr, what is raised in a __del__ or a weak reference's callback.
+    said, sys.unraisablehook = sys.unraisablehook, _unless_it_rings_again(sys.unraisablehook)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, RING_AGAIN_S)
     started = time.monotonic()
     try:
@@ -118,5 +120,19 @@ def alarm(seconds: float) -> Iterator[None]:
             except OutOfTime:  # it rang just now
                 continue
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = said
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 0.001), interval)
+
+
+_Hook = Callable[["sys.UnraisableHookArgs"], object]
+
+
+def _unless_it_rings_again(said: _Hook) -> _Hook:
+    """The hook that was there, for everything but a dropped alarm."""
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is not OutOfTime:
+            said(dropped)
+
+    return hook
