@@ -75,7 +75,7 @@ def test_a_run_of_attacks_ends_well(tiny_qwen2, tmp_path, outside, isolating_tie
     environment = {**os.environ, tiers.VARIABLE: isolating_tier.name, "CANARY": "hunter2"}
     command = [sys.executable, str(PROGRAM), str(tiny_qwen2), str(tmp_path), json.dumps(outside)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert wait_until(lambda: not processes_with(outside["marker"]), 1.0)
+    assert wait_until(lambda: not processes_with(outside["marker"]), 10.0)
     assert done.returncode == 0, done.stderr
     calm, attacked = json.loads(done.stdout)
     assert attacked - calm < 50e6  # the trainer's memory is flat

@@ -110,7 +110,7 @@ def test_a_hang_is_ended_and_the_others_are_served(make_worker, body):
     worker.describe()
     start = time.monotonic()
     results = worker.call_each("f", {}, [{"x": x} for x in range(4)], 0.4)
-    assert time.monotonic() - start < 0.4 + 1.0
+    assert time.monotonic() - start < LONG_S / 2
     assert [r.value for r in results] == [0, None, 2, 3]
     assert [r.kind for r in results] == ["", "timeout", "", ""]
     assert results[1].prints == "start 1\n"
@@ -368,7 +368,7 @@ def test_a_timeout_leaves_no_child(make_worker):
     )
     marker = new_marker()
     assert worker.call("hang", {"marker": marker}, 0.5).prints == "started\n"
-    assert wait_until(lambda: not processes_with(marker), 1.0)
+    assert wait_until(lambda: not processes_with(marker), 10.0)
 
 
 def test_close_from_another_thread_ends_a_call(make_worker):
@@ -386,9 +386,9 @@ def test_close_from_another_thread_ends_a_call(make_worker):
     time.sleep(0.2)
     start = time.monotonic()
     worker.close()
-    thread.join(5)
+    thread.join(LONG_S)
     assert outcome == ["ended"]
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < LONG_S / 2
 
 
 @pytest.mark.parametrize(
@@ -489,7 +489,7 @@ def test_a_killed_trainer_leaves_no_worker(tmp_path, isolating_tier):
         assert trainer.stdout.readline() == "started\n"
         assert wait_until(lambda: processes_with(marker), 20.0)
         trainer.kill()
-    assert wait_until(lambda: not processes_with(marker), 1.0)
+    assert wait_until(lambda: not processes_with(marker), 10.0)
     assert wait_until(lambda: list(tmp_path.glob("reinforge-worker-*")) == [])
 
 
