@@ -10,7 +10,7 @@ The prompt's part is computed once for all rows behind it, with their queries as
 nothing new: the kernel's own backward pass of a part is exact when it is given `out` and `L` of both parts, because a
 probability is exp(score - L) whatever part its key is in.
 
-CPU and float32: torch's flash kernel for the CPU is the one that returns L.
+The kernels that return L, and their backward passes, are in `attention_kernels.py`.
 
 Shapes: K key/value heads, G query heads for each, D head size, B rows, T tokens of a row (right-padded), L prefix
 tokens, N prefixes.
@@ -25,8 +25,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+from reinforge.policy.attention_kernels import backward, forward
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ def attend(
 def attend_part(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Attention of [X, K, Q, D] to [X, K, S, D] under an additive mask -> [X, Q, K, D], and the logs of the sums of
     exponentials [X, Q, K]; without a gradient. For parts to be joined by `add_part`."""
-    out, sums = _forward(query, key, value, attn_mask=mask)
+    out, sums = forward(query, key, value, mask=mask)
     return out.transpose(1, 2), sums.transpose(1, 2)
 
 
@@ -86,14 +85,14 @@ class _TwoParts(torch.autograd.Function):
         runs: Sequence[Run],
     ) -> Tensor:
         out: Tensor
-        own_out, own_sums = _forward(*_own(query, key, value), is_causal=True)
+        own_out, own_sums = forward(*_own(query, key, value), is_causal=True)
         out, sums = own_out.transpose(1, 2).reshape(query.shape), own_sums.transpose(1, 2).reshape(query.shape[:-1])
         for run in runs:
             assert prefix_key is not None
             assert prefix_value is not None
             rows = slice(run.start, run.stop)
             part = _behind(query[:, rows], prefix_key, prefix_value, run)
-            more_out, more_sums = (tensor.transpose(1, 2) for tensor in _forward(*part))
+            more_out, more_sums = (tensor.transpose(1, 2) for tensor in forward(*part))
             add_part(
                 out[:, rows],
                 sums[:, rows],
@@ -110,25 +109,21 @@ class _TwoParts(torch.autograd.Function):
         grad = grad.contiguous()
         own = _own(query, key, value)
         flat = (own[0].shape[0], *query.shape[2:])
-        parts = _backward(
-            grad.view(flat).transpose(1, 2), *own, out.view(flat).transpose(1, 2), sums.view(flat[:-1]).transpose(1, 2),
-            0.0, True,
-        )  # fmt: skip
+        joined = out.view(flat).transpose(1, 2), sums.view(flat[:-1]).transpose(1, 2)
+        parts = backward(grad.view(flat).transpose(1, 2), *own, *joined, is_causal=True)
         query_grad = parts[0].transpose(1, 2).reshape(query.shape)
-        key_grad, value_grad = (part.sum(1).view(key.shape) for part in parts[1:])
+        key_grad, value_grad = (part.reshape(key.shape) for part in parts[1:])
         if not ctx.runs:
             return query_grad, key_grad, value_grad, None, None, None
         prefix_key_grad, prefix_value_grad = torch.zeros_like(prefix_key), torch.zeros_like(prefix_value)
         for run in ctx.runs:
             rows = slice(run.start, run.stop)
             behind = _behind(query[:, rows], prefix_key, prefix_value, run)
-            more = _backward(
-                _folded(grad[:, rows]), *behind, _folded(out[:, rows]), _folded(sums[:, rows, ..., None])[..., 0],
-                0.0, False,
-            )  # fmt: skip
+            joined = _folded(out[:, rows]), _folded(sums[:, rows, ..., None])[..., 0]
+            more = backward(_folded(grad[:, rows]), *behind, *joined)
             query_grad[:, rows] += more[0].transpose(1, 2).reshape(query[:, rows].shape)
-            prefix_key_grad[run.prefix, :, : run.length] += more[1].sum(1)
-            prefix_value_grad[run.prefix, :, : run.length] += more[2].sum(1)
+            prefix_key_grad[run.prefix, :, : run.length] += more[1][:, 0]
+            prefix_value_grad[run.prefix, :, : run.length] += more[2][:, 0]
         return query_grad, key_grad, value_grad, prefix_key_grad, prefix_value_grad, None
 
 
@@ -141,18 +136,15 @@ def add_part(out: Tensor, sums: Tensor, more_out: Tensor, more_sums: Tensor) -> 
 
 
 def _own(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As the kernel wants them: [K B, G, T, D], keys and values the same for all G without a copy."""
+    """As the kernel wants them: [K B, G, T, D], one head of keys and values for all G."""
     K, B, T, G, D = query.shape
-    keys, values = (tensor.reshape(K * B, 1, T, D).expand(-1, G, -1, -1) for tensor in (key, value))
+    keys, values = (tensor.reshape(K * B, 1, T, D) for tensor in (key, value))
     return query.reshape(K * B, T, G, D).transpose(1, 2), keys, values
 
 
 def _behind(query: Tensor, prefix_key: Tensor, prefix_value: Tensor, run: Run) -> tuple[Tensor, Tensor, Tensor]:
-    """[K, G, rows T, D], and the prefix's keys and values [K, G, L, D], the same for all G."""
-    G = query.shape[3]
-    key, value = (
-        tensor[run.prefix, :, None, : run.length].expand(-1, G, -1, -1) for tensor in (prefix_key, prefix_value)
-    )
+    """[K, G, rows T, D], and the prefix's keys and values [K, 1, L, D]."""
+    key, value = (tensor[run.prefix, :, None, : run.length] for tensor in (prefix_key, prefix_value))
     return _folded(query), key, value
 
 
