@@ -40,6 +40,7 @@ class StepClock:
 
     def start(self) -> None:
         self._stages: dict[str, float] = {}
+        self._children = children_cpu_s()
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,10 +56,12 @@ class StepClock:
         return call
 
     def times(self) -> dict[str, float]:
-        """`update_s` is all that is not rollout: rewards, gradient, optimizer, handing weights on, records."""
+        """`update_s` is all that is not rollout: rewards, gradient, optimizer, handing weights on, records.
+        `children_s` is what the processes used that this one started, and is in none of the others."""
         cpu, rollout = time.process_time() - self._cpu, self._stages.get("rollout", 0.0)
         wall = time.perf_counter() - self._wall
-        return {"cpu_s": cpu, "rollout_s": rollout, "update_s": cpu - rollout, "wall_s": wall}
+        children = children_cpu_s() - self._children
+        return {"cpu_s": cpu, "rollout_s": rollout, "update_s": cpu - rollout, "wall_s": wall, "children_s": children}
 
 
 def peak_bytes() -> int:
@@ -67,6 +70,24 @@ def peak_bytes() -> int:
         largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return largest if sys.platform == "darwin" else largest * 1024
     return sum(_high_water(process) for process in _descendants("self"))
+
+
+def children_cpu_s() -> float:
+    """CPU seconds so far of the processes that this one started and that still live; 0 where /proc is missing."""
+    ticks = 0
+    for process in _descendants("self"):
+        if process != "self":
+            ticks += _cpu_ticks(process)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_ticks(process: str) -> int:
+    try:
+        # The name, in brackets, may hold spaces; utime and stime are fields 14 and 15 (proc_pid_stat(5)).
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0  # it has ended since
+    return int(fields[11]) + int(fields[12])
 
 
 def _descendants(process: str) -> Iterator[str]:

@@ -80,26 +80,35 @@ class TakeTurns(SilentWatcher):
             reward_wait_s=metrics["time/reward_wait_s"],
             peak_bytes=peak_bytes(),
             completion_tokens=num_tokens,
+            **self.more(step),
         )
         if step < self.num_steps:
             self.channel.await_go()
             self.clock.start()
 
+    def more(self, step: int) -> dict[str, Any]:
+        """Further facts to tell."""
+        return {}
 
-def main() -> None:
-    channel, clock = Channel(), StepClock()
-    job = Job.read(Path(sys.argv[1]))
-    built = build(job)
-    watcher = TakeTurns(channel, clock, job.steps)
+
+def train(built: local.LocalRun, watcher: TakeTurns, folder: Path) -> None:
+    """The whole run, one step for each turn."""
+    channel, clock = watcher.channel, watcher.clock
     rounds.collect = clock.timed("rollout", rounds.collect)
     try:
-        with Run.create(Path(job.folder) / "runs", None, {}, {}) as run:
+        with Run.create(folder / "runs", None, {}, {}) as run:
             channel.tell(ready=True, idle_bytes=peak_bytes())
             channel.await_go()
             clock.start()
             loop.train(built.task, built.roles, run, watcher)
     finally:
         built.close()
+
+
+def main() -> None:
+    channel, clock = Channel(), StepClock()
+    job = Job.read(Path(sys.argv[1]))
+    train(build(job), TakeTurns(channel, clock, job.steps), Path(job.folder))
 
 
 if __name__ == "__main__":

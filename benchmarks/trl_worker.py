@@ -22,6 +22,18 @@ with warnings.catch_warnings():
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
+BEST = {
+    "gradient_checkpointing": False,
+    "bf16": False,
+    "use_cpu": True,
+    "dataloader_pin_memory": False,
+    "logging_strategy": "no",
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+"""Settings at which it is fastest on one CPU thread in float32: no gradient checkpointing, nothing logged or saved."""
+
 
 class ForcedLengths(LogitsProcessor):
     """Row b ends with its token number lengths_B[b] and not before. In place: it costs two writes per token."""
@@ -40,8 +52,8 @@ class ForcedLengths(LogitsProcessor):
 
 
 def make_trainer(job: Job, output: Path, **more: Any) -> Any:
-    """The trainer at its best settings for one CPU thread and float32: no gradient checkpointing, nothing logged or
-    saved, on policy no old logprobs, no reference unless the shape has a KL penalty, TRL_ROWS completions together."""
+    """The trainer at its best settings: on policy no old logprobs, no reference unless the shape has a KL penalty,
+    TRL_ROWS completions together."""
     settings = {
         "num_generations": job.num_generations,
         "per_device_train_batch_size": job.trl_rows,
@@ -55,15 +67,7 @@ def make_trainer(job: Job, output: Path, **more: Any) -> Any:
         loss_type="dapo",
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        **settings | more.pop("settings", {}),
+        **BEST | settings | more.pop("settings", {}),
     )
     folder = Path(job.folder)
     reward = runpy.run_path(str(folder / "noise.py"))["noise"]
@@ -113,10 +117,18 @@ class TakeTurns(TrainerCallback):
         self.channel.await_go()
         self.clock.start()
 
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, *others: Any, **kwargs: Any) -> None:
+        times = self.clock.times()
         self.channel.tell(
-            **self.clock.times(), peak_bytes=peak_bytes(), completion_tokens=self.watched.completion_tokens
+            **times,
+            peak_bytes=peak_bytes(),
+            completion_tokens=self.watched.completion_tokens,
+            **self.more(state.global_step),
         )
+
+    def more(self, step: int) -> dict[str, Any]:
+        """Further facts to tell."""
+        return {}
 
 
 def main() -> None:

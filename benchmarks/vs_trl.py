@@ -164,9 +164,9 @@ def _against_targets(row: Reply, rows: Sequence[Reply]) -> list[str]:
     """Lines that hold a row's ratios against what was aimed at."""
     lines = []
     if row.get("target"):
-        lines.append(f"{'':28}target: {_held(row['ratio'], row['target'])}")
+        lines.append(f"{'':28}target: {held(row['ratio'], row['target'])}")
     if row.get("memory_target"):
-        lines[-1] += f", memory {_held(row['memory_ratio'], row['memory_target'])}"
+        lines[-1] += f", memory {held(row['memory_ratio'], row['memory_target'])}"
     if row["name"] == "short_half_equal":
         same = [
             other for other in rows if other["name"] == "short" and other["num_generations"] == row["num_generations"]
@@ -174,14 +174,14 @@ def _against_targets(row: Reply, rows: Sequence[Reply]) -> list[str]:
         for all_teach in same:
             update, step = (row[name] / all_teach[name] for name in ("update_ratio", "ratio"))
             lines.append(
-                f"{'':28}further than short: update {_held(update, FURTHER_UPDATE)}, step {_held(step, FURTHER_STEP)}"
+                f"{'':28}further than short: update {held(update, FURTHER_UPDATE)}, step {held(step, FURTHER_STEP)}"
             )
     return lines
 
 
-def _held(ratio: float, target: float) -> str:
+def held(ratio: float, target: float) -> str:
     """
-    >>> _held(2.6, 2.5), _held(2.4, 2.5)
+    >>> held(2.6, 2.5), held(2.4, 2.5)
     ('2.6x of 2.5x, reached', '2.4x of 2.5x, MISSED')
     """
     return f"{ratio:.1f}x of {target:.1f}x, {'reached' if ratio >= target else 'MISSED'}"

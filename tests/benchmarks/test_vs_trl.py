@@ -1,22 +1,11 @@
 """The benchmark against TRL: its bookkeeping, and one whole run of it on a toy. Nothing here asserts a speed."""
 
-import importlib
 import json
 import runpy
-from pathlib import Path
 
 import pytest
 
 from reinforge.data.order import PromptOrder
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """Imports a script of benchmarks/ by name, as the scripts import each other."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 def reply(cpu_s, tokens, **changes):
