@@ -79,6 +79,8 @@ class SampleRequest:
     """Take the most likely token (temperature 0) instead of drawing."""
     first_generation: int = 0
     """Number of the first of the G: above 0 the request extends a group, with what sampling it whole would draw."""
+    adapter: str | None = None
+    """Name of an adapter that the sampler holds besides its own; None: what it samples from otherwise."""
 
     @property
     def generations(self) -> range:

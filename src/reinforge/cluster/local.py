@@ -19,7 +19,8 @@ from reinforge.grading.calls import columns_needed
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.lint import column_types, lint_functions
 from reinforge.grading.replay import ReplayingGrader
-from reinforge.inference.adapters import sampling_copy, sampling_network
+from reinforge.inference.adapter_bank import AdapterBank
+from reinforge.inference.adapters import base_copy, sampling_copy, sampling_network
 from reinforge.inference.engine import Engine
 from reinforge.learner.schedule import default_learning_rate
 from reinforge.learner.update import LocalLearner
@@ -113,6 +114,25 @@ def make_sampler(policy: Policy, renderer: Renderer, params: SamplingParams, max
         shared_prefix=policy.shares_prefix,
         load_weights=own.load,
         network=sampling_network(own.model, policy.shares_prefix),
+    )
+
+
+def make_shared_sampler(
+    policy: Policy, renderer: Renderer, params: SamplingParams, max_tokens: int, slots: int
+) -> Engine:
+    """A sampler on the policy's base, for requests that each name an adapter of its bank, or none."""
+    model = base_copy(policy.model)
+    network = sampling_network(model, policy.shares_prefix)
+    return Engine(
+        model,
+        sampling_params=params,
+        max_tokens=max_tokens,
+        eos_ids=renderer.eos_ids,
+        decode=renderer.decode,
+        slots=slots,
+        shared_prefix=policy.shares_prefix,
+        network=network,
+        bank=AdapterBank(model, network),
     )
 
 

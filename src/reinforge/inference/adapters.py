@@ -2,7 +2,8 @@
 
 `MergedCopy` adds the adapter into float32 copies of the adapted layers' weights: no extra matrix products per token,
 for 4 bytes per adapted weight. `UnmergedCopy` keeps base and adapter apart, for bases whose dtype would round the sum
-(bfloat16, float16) or that are no plain matrices (4-bit). Neither ever writes a tensor of the base.
+(bfloat16, float16) or that are no plain matrices (4-bit). `base_copy` has no adapter at all: several are added to it
+by row (`adapter_bank.py`). None ever writes a tensor of the base.
 """
 
 from __future__ import annotations
@@ -83,6 +84,14 @@ def sampling_copy(policy_model: PreTrainedModel) -> MergedCopy | UnmergedCopy:
     bases = [layer.get_base_layer() for _, layer in _lora_layers(policy_model)]
     mergeable = all(type(base) is nn.Linear and base.weight.dtype == torch.float32 for base in bases)
     return MergedCopy(policy_model) if mergeable else UnmergedCopy(policy_model)
+
+
+def base_copy(policy_model: PreTrainedModel) -> PreTrainedModel:
+    """A second model around the base's tensors, without the policy's adapter."""
+    model = _share(policy_model)
+    for path, layer in list(_lora_layers(model)):
+        model.set_submodule(path, layer.get_base_layer())
+    return model.eval()
 
 
 def sampling_network(model: PreTrainedModel, shares_prefix: bool) -> Network | None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from reinforge.config import SamplingParams
 from reinforge.errors import ModelError
+from reinforge.inference.adapter_bank import AdapterBank, AdapterCall
 from reinforge.inference.decoders import Decoder, NetworkDecoder, PlainDecoder, SlotDecoder
 from reinforge.inference.sampling import draw
 from reinforge.inference.scheduler import Row, Scheduler
@@ -43,11 +44,12 @@ class Engine:
         shared_prefix: bool,
         load_weights: Callable[[Adapter], None] | None = None,
         network: Network | None = None,
+        bank: AdapterBank | None = None,
     ) -> None:
         """`max_tokens` is the longest completion. `decode` leaves out special tokens. `load_weights` puts an adapter
         into `model` (see `adapters.py`); without it the weights are fixed. With `shared_prefix` the model must use
         shared-prefix attention; without it every token costs a forward pass over the whole sequence. `network` is run
-        instead of `model`, on the same weights."""
+        instead of `model`, on the same weights. `bank` holds the adapters that requests may name."""
         self._model = model.eval()
         self._params = sampling_params
         self._max_tokens = max_tokens
@@ -58,6 +60,7 @@ class Engine:
         self._network, self._shared_prefix = network, shared_prefix
         self._idle_decoder: Decoder | None = None
         self._load_weights = load_weights
+        self.bank = bank
         self._policy_version = 0
 
     def load(self, adapter: Adapter) -> None:
@@ -74,9 +77,10 @@ class Engine:
             return
         longest = max(request.prompt.num_tokens for request in requests)
         num_slots = min(self._slots, num_rows)
+        adapters = self._adapters_of(requests)
         decoder = self._take_decoder(num_slots, longest + self._max_tokens)
         reusable: Decoder | None = decoder
-        sampling = _Sampling(requests, Scheduler(requests, num_slots), decoder)
+        sampling = _Sampling(requests, Scheduler(requests, num_slots), decoder, adapters, self._policy_version)
         try:
             while not sampling.scheduler.is_done:
                 sampling.admit()
@@ -88,6 +92,14 @@ class Engine:
         finally:
             decoder.clear()
             self._idle_decoder = reusable
+
+    def _adapters_of(self, requests: Sequence[SampleRequest]) -> AdapterCall:
+        names = [request.adapter for request in requests]
+        if self.bank is not None:
+            return self.bank.call(names)
+        if any(names):
+            raise ModelError("This sampler holds no adapters to name in a request.", hint="Make it with a bank.")
+        return AdapterCall.none(len(requests))
 
     def _take_decoder(self, num_slots: int, capacity: int) -> Decoder:
         """The decoder of the last call where it is large enough and not in use by an unfinished one."""
@@ -145,16 +157,24 @@ class Engine:
             finish_reason="stop" if is_stop else "length",
             logprobs=tuple(row.logprobs),
             sampled_logprobs=tuple(row.sampled_logprobs),
-            policy_version=self._policy_version,
+            policy_version=row.policy_version,
         )
 
 
 class _Sampling:
     """What one call of `sample` keeps between its steps."""
 
-    def __init__(self, requests: Sequence[SampleRequest], scheduler: Scheduler, decoder: Decoder) -> None:
+    def __init__(
+        self,
+        requests: Sequence[SampleRequest],
+        scheduler: Scheduler,
+        decoder: Decoder,
+        adapters: AdapterCall,
+        policy_version: int,
+    ) -> None:
         self.scheduler = scheduler
         self._requests = requests
+        self._adapters, self._policy_version = adapters, policy_version
         self._decoder = decoder
         self._prefixes: dict[int, Any] = {}
 
@@ -164,17 +184,24 @@ class _Sampling:
         first_slot = len(self.scheduler.live)
         admitted = self.scheduler.admit()
         for chunk in self.scheduler.prefills(admitted, self._prefixes, PREFILL_TOKENS):
-            requests = [self._requests[place] for place in chunk]
+            for places in self._adapters.apart(chunk):
+                self._prefill(places)
+        for slot, row in enumerate(admitted, start=first_slot):
+            self._decoder.place(slot, self._prefixes[row.request])
+            row.stream = stream_key(*self._requests[row.request].key, row.generation)
+            row.policy_version = self._adapters.version(row.request, self._policy_version)
+            if self.scheduler.place(row):
+                del self._prefixes[row.request]
+
+    def _prefill(self, places: Sequence[int]) -> None:
+        """Requests of one adapter."""
+        requests = [self._requests[place] for place in places]
+        with self._adapters.all_of(places[0]):
             prefixes = self._decoder.prefill(
                 [request.prompt.token_ids[:-1] for request in requests],
                 [request.num_generations for request in requests],
             )
-            self._prefixes.update(zip(chunk, prefixes, strict=True))
-        for slot, row in enumerate(admitted, start=first_slot):
-            self._decoder.place(slot, self._prefixes[row.request])
-            row.stream = stream_key(*self._requests[row.request].key, row.generation)
-            if self.scheduler.place(row):
-                del self._prefixes[row.request]
+        self._prefixes.update(zip(places, prefixes, strict=True))
 
     @torch.inference_mode()
     def step(self, params: SamplingParams) -> list[list[float]]:
@@ -192,7 +219,8 @@ class _Sampling:
         greedy_B = None
         if any(row.greedy for row in live):
             greedy_B = torch.tensor([row.greedy for row in live], device=device)
-        logits_BV = self._decoder.step(tokens_B, lengths_B, max(lengths))
+        with self._adapters.rows_of([row.request for row in live]):
+            logits_BV = self._decoder.step(tokens_B, lengths_B, max(lengths))
         draws = draw(logits_BV, uniform(streams_B, positions_B), params, greedy_B)
         return _to_lists(draws.token_ids_B, draws.logprobs_B, draws.sampled_logprobs_B)
 

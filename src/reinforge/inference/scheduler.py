@@ -30,6 +30,7 @@ class Row:
     """Input of the next decode step: the last prompt token, then the latest drawn one."""
     stream: int = 0
     """Key of its random numbers."""
+    policy_version: int = 0
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     sampled_logprobs: list[float] = field(default_factory=list)

@@ -84,7 +84,7 @@ class _Projected(torch.autograd.Function):
         x_MI = norm.apply(hidden_ME, rates_M1) if norm is not None and rates_M1 is not None else hidden_ME
         ctx.norm, ctx.stack = norm, stack
         ctx.save_for_backward(hidden_ME, rates_M1)
-        return linear(x_MI, stack.weight(), stack.bias)
+        return stack.product(x_MI)
 
     @staticmethod
     def backward(ctx: Any, grad_MO: Tensor) -> tuple[Tensor | None, ...]:
@@ -104,11 +104,11 @@ class _Mlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ME: Tensor, norm: Norm, gate_up: Stack, down: Stack, *matrices: Tensor) -> Tensor:
         rates_M1 = norm.rates(hidden_ME)
-        wide_MO = linear(norm.apply(hidden_ME, rates_M1), gate_up.weight(), gate_up.bias)
+        wide_MO = gate_up.product(norm.apply(hidden_ME, rates_M1))
         ctx.norm, ctx.gate_up, ctx.down = norm, gate_up, down
         ctx.save_for_backward(hidden_ME, rates_M1, wide_MO)
         gate_MF, up_MF = wide_MO.chunk(2, dim=-1)
-        return linear(F.silu(gate_MF).mul_(up_MF), down.weight(), down.bias).add_(hidden_ME)
+        return down.product(F.silu(gate_MF).mul_(up_MF)).add_(hidden_ME)
 
     @staticmethod
     def backward(ctx: Any, grad_ME: Tensor) -> tuple[Tensor | None, ...]:

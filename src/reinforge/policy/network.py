@@ -52,6 +52,10 @@ class Layer:
     gate_up: Stack
     down: Stack
 
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        return self.qkv, self.kv, self.out, self.gate_up, self.down
+
 
 class Network:
     """The network of one model; reads the model's present weights and adapters in every pass."""
@@ -130,9 +134,7 @@ class Network:
         self, layer: Layer, hidden_BE: Tensor, turns: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of one token of each row: queries [B, K, G, D], keys and values [B, K, D]; without a gradient."""
-        heads_BCD = linear(layer.norm_1(hidden_BE), layer.qkv.weight(), layer.qkv.bias).unflatten(
-            1, (-1, self.head_size)
-        )
+        heads_BCD = layer.qkv.product(layer.norm_1(hidden_BE)).unflatten(1, (-1, self.head_size))
         H, K = self.num_heads, self.num_kv_heads
         to_turn_BCD = heads_BCD[:, : H + K]
         if layer.query_norm is not None and layer.key_norm is not None:
@@ -144,9 +146,9 @@ class Network:
     def token_out(self, layer: Layer, hidden_BE: Tensor, attended_BGKD: Tensor) -> Tensor:
         """The rest of the layer after attention, for one token of each row; without a gradient."""
         attended_BI = attended_BGKD.transpose(1, 2).reshape(len(hidden_BE), -1)
-        hidden_BE = linear(attended_BI, layer.out.weight(), layer.out.bias).add_(hidden_BE)
-        gate_BF, up_BF = linear(layer.norm_2(hidden_BE), layer.gate_up.weight(), layer.gate_up.bias).chunk(2, dim=-1)
-        return linear(F.silu(gate_BF).mul_(up_BF), layer.down.weight(), layer.down.bias).add_(hidden_BE)
+        hidden_BE = layer.out.product(attended_BI).add_(hidden_BE)
+        gate_BF, up_BF = layer.gate_up.product(layer.norm_2(hidden_BE)).chunk(2, dim=-1)
+        return layer.down.product(F.silu(gate_BF).mul_(up_BF)).add_(hidden_BE)
 
     def new_keys(self, num_slots: int, room: int) -> Tensor:
         """Zeros [slots, K, room, D]."""

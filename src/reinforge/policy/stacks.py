@@ -9,7 +9,7 @@ Shapes: M tokens, I inputs, O outputs of the whole stack, R rank times the numbe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -70,6 +70,8 @@ class Stack:
         self.num_in = self._members[0].base.in_features
         self.bias = self._stacked_bias()
         self._whole: Tensor | None = None
+        self.added: Callable[[Tensor, Tensor], Tensor] | None = None
+        """(x, y) -> y with more added to it in place: adapters that are not merged in, each for its own rows."""
 
     def adopt(self) -> None:
         """Move the layers' weights into one tensor of which each keeps its part: nothing is put together per pass
@@ -83,6 +85,16 @@ class Stack:
         for member in self._members:
             member.base.weight = nn.Parameter(whole[member.rows], requires_grad=False)
         self._whole = whole
+
+    @property
+    def layers(self) -> list[tuple[nn.Linear, slice]]:
+        """The layers below their adapters, and which of the outputs are theirs."""
+        return [(member.base, member.rows) for member in self._members]
+
+    def product(self, x: Tensor) -> Tensor:
+        """x [.., I] times the weights, plus biases -> [.., O]; without a gradient."""
+        y = linear(x, self.weight(), self.bias)
+        return y if self.added is None else self.added(x, y)
 
     def weight(self) -> Tensor:
         """[O, I], adapters merged in."""
