@@ -56,6 +56,9 @@ class FakeGrading:
     def add(self, completion: Completion) -> None:
         self.scores[completion.generation] = self.judge(completion)
 
+    def judged(self, within_s: float) -> dict[int, Grade]:
+        return {generation: Grade((score,)) for generation, score in self.scores.items()}
+
     def grades(self) -> tuple[Grade, ...]:
         return tuple(Grade((self.scores[place],)) for place in sorted(self.scores))
 

@@ -29,7 +29,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 LAYER_0 = {"types", "roles", "errors", "model_files", "requirements", "config", "config_rewards", "config_rollout"}
 LAYER_1 = {"config_problems", "config_file", "run_store", "data", "grading", "sandbox", "insight"}
 LAYER_2 = {"policy", "learner", "inference", "rollout"}
-LAYER_3 = {"loop", "evaluation", "gold_check", "reward_updates", "lab"}
+LAYER_3 = {"loop", "evaluation", "evaluation_watch", "gold_check", "reward_updates", "lab"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
@@ -51,8 +51,9 @@ MAY_IMPORT = {
     "inference": LAYER_0 | LAYER_1 | {"policy"},
     "rollout": LAYER_0 | LAYER_1,
     "evaluation": LAYER_0 | LAYER_1 | {"rollout"},
+    "evaluation_watch": LAYER_0 | LAYER_1 | {"rollout"},
     "gold_check": LAYER_0 | LAYER_1,
-    "loop": LAYER_0 | LAYER_1 | {"rollout", "evaluation", "gold_check", "learner.advantage"},
+    "loop": LAYER_0 | LAYER_1 | {"rollout", "evaluation", "evaluation_watch", "gold_check", "learner.advantage"},
     "reward_updates": LAYER_0 | LAYER_1,
     "lab": LAYER_0 | LAYER_1,
     "cluster": LAYER_0 | LAYER_1 | LAYER_2 | LAYER_3,

@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 
 from reinforge.cli.main import run as command
-from reinforge.grading.grader import RewardFunctionGrader, grade_completions
+from reinforge.grading.completions import grade_completions
+from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.reward_function import load_reward_functions, load_rewards_file
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "rewards.md"

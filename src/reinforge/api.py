@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -42,6 +43,8 @@ class SilentWatcher:
     def evaluation(self, step: int, evaluation: Evaluation, groups: Sequence[Group]) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+    def progress(self, what: str, done: int, total: int) -> None: ...
 
 
 def train(
@@ -131,6 +134,7 @@ def evaluate(
     """
     from reinforge.cluster.evaluating import evaluation as build_evaluation
     from reinforge.evaluation import evaluate as score
+    from reinforge.evaluation_watch import tell_progress
     from reinforge.grading.grader import RewardFunctionGrader
     from reinforge.insight.faults import reward_faults
     from reinforge.policy.subject import find_subject
@@ -149,7 +153,8 @@ def evaluate(
         grader = RewardFunctionGrader.from_config(config.reward_fns, directory, watcher.note)
     with build_evaluation(config, directory, grader, found, data=data, tell=watcher.note, rows=rows) as built:
         settings = config.eval if data is None else config.eval.model_copy(update={"max_prompts": None})
-        evaluation, groups = score(built.prompts, built.sampler, built.grader, settings, config.seed)
+        look = partial(tell_progress, watcher.progress, "")
+        evaluation, groups = score(built.prompts, built.sampler, built.grader, settings, config.seed, look)
     for event in reward_faults(groups):
         watcher.note(event.message)
     return evaluation
@@ -175,7 +180,9 @@ def grade(
     own. `tell` is called with what takes long.
     """
     from reinforge.config_file import load_config
-    from reinforge.grading.grader import RewardFunctionGrader, grade_completions
+    from reinforge.data.completions import completion_rows
+    from reinforge.grading.completions import grade_completions
+    from reinforge.grading.grader import RewardFunctionGrader
     from reinforge.grading.reward_function import load_rewards_file
     from reinforge.sandbox.environments import runtime_with, silent, worker_limits
 
@@ -187,25 +194,8 @@ def grade(
         functions = load_rewards_file(rewards, directory, worker_limits(runtime, tell))
         grader = RewardFunctionGrader(functions, runtime, tell=tell)
     with closing(grader):
-        rows = _rows_to_grade(data, prompt_column, completion_column, directory)
+        rows = completion_rows(data, prompt_column, completion_column, directory)
         return list(zip(rows, grade_completions(grader, rows), strict=True))
-
-
-def _rows_to_grade(data: str, prompt_column: str, completion_column: str, base_dir: Path) -> list[dict[str, Any]]:
-    from reinforge.config import DataConfig
-    from reinforge.data.dataset import load_examples
-
-    rows = []
-    for example in load_examples(DataConfig(path=data, prompt_column=prompt_column), base_dir):
-        columns = dict(example.columns)
-        if completion_column not in columns:
-            found = ", ".join(columns) or "none"
-            raise DataError(
-                f'{data} has no column "{completion_column}" (other columns: {found}).',
-                hint="Name the column with the completions: --completion-column NAME.",
-            )
-        rows.append({**columns, "prompt": example.prompt, "completion": columns[completion_column]})
-    return rows
 
 
 def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState | None) -> None:
@@ -262,7 +252,7 @@ def _stop_signals(watcher: Watcher) -> Iterator[StopRequest]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.signal, stop.exit_code = signal.Signals(number).name, 128 + number
-        watcher.note(f"{stop.signal}: stopping after this step; once more stops at once")
+        watcher.note(f"{stop.signal}: stopping after this step, or in this evaluation; once more stops at once")
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     try:

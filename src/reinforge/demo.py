@@ -85,6 +85,9 @@ class _HeldOut:
     def note(self, text: str) -> None:
         self.inner.note(text)
 
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.inner.progress(what, done, total)
+
 
 def recipe_folder() -> Path:
     """Where the recipe lies in the installed package."""

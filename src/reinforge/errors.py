@@ -124,8 +124,9 @@ class StoppedByGuard(ReinforgeError):
 
 
 class Interrupted(ReinforgeError):
-    """Ctrl-C (130) or SIGTERM (143): the step under way was finished and a checkpoint written. A second Ctrl-C stops at
-    once; `reinforge runs resume` goes on from the last checkpoint."""
+    """Ctrl-C (130) or SIGTERM (143): the step under way was finished, or the held-out evaluation under way broken off
+    (a resume makes it anew), and a checkpoint written. A second Ctrl-C stops at once; `reinforge runs resume` goes on
+    from the last checkpoint."""
 
     code = "interrupted"
     exit_code = 130

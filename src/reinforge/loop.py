@@ -12,17 +12,18 @@ from typing import NoReturn, Protocol
 from reinforge.config import GRPOConfig
 from reinforge.errors import Interrupted, StoppedByGuard
 from reinforge.evaluation import evaluate
+from reinforge.evaluation_watch import EvaluationFailed, EvaluationStopped, EvaluationWatch, evaluation_fault, fault_of
 from reinforge.gold_check import GoldCheck, GoldCompletion, check_golds
 from reinforge.grading.overlong import overlong_score
 from reinforge.grading.replay import accidents
 from reinforge.insight.evaluation import Evaluation
-from reinforge.insight.faults import REPLACED, failing_function, replaced_workers, reward_faults, stopping_fault
+from reinforge.insight.faults import REPLACED, replaced_workers, reward_faults
 from reinforge.insight.metrics import step_metrics
 from reinforge.learner.advantage import advantages
 from reinforge.roles import Roles
 from reinforge.rollout.pipeline import beside, judged_again
 from reinforge.rollout.rounds import Rollouts
-from reinforge.run_store import Event, Run, StepRecord, save_checkpoint
+from reinforge.run_store import Event, Run, StepRecord, save_checkpoint, score_checkpoint
 from reinforge.run_store.codec import encode_state
 from reinforge.types import Batch, Drawn, Group, Prompt, TrainState, Update
 
@@ -49,6 +50,10 @@ class Watcher(Protocol):
 
     def note(self, text: str) -> None: ...
 
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Something that takes long has come so far. May be called often."""
+        ...
+
 
 BeforeStep = Callable[[int], Sequence[Event]]
 """Called between two steps with the number of steps done; it may change how the roles work (an update of the reward
@@ -57,7 +62,7 @@ functions) and tells what it did. What it does must be a function of the step wh
 
 @dataclass
 class StopRequest:
-    """Set from outside (a signal handler) to end the run after the step under way."""
+    """Set from outside (a signal handler) to end the run after the step, or in the evaluation, under way."""
 
     signal: str = ""
     """SIGINT or SIGTERM, empty while nobody asked."""
@@ -103,8 +108,11 @@ def train(
     last_step = config.train_steps if steering.until_step is None else steering.until_step
     rollouts = _rollouts(task, roles)
     roles.sampler.load(roles.learner.publish())
-    if not _is_evaluated(run, state.step):  # a guard may have stopped the run in the middle of it
-        _evaluate_if_due(task, roles, run, watcher, state)
+    if _is_evaluation_due(task, state.step) and not _is_evaluated(run, state.step):  # or it was stopped in the middle
+        steering.before_step(state.step)  # what was sent since may mend what stopped it
+        score = _evaluate(task, roles, run, watcher, state, steering.stop)
+        if state.step:
+            score_checkpoint(run.path, state.step, score)
     first_step, record_s = state.step, 0.0
     while state.step < last_step:
         changes = steering.before_step(state.step)
@@ -134,7 +142,8 @@ def train(
             watcher.note(event.message)
         _tell_replaced_workers(run, watcher, record.groups)
 
-        score = _evaluate_if_due(task, roles, run, watcher, state)
+        is_due = _is_evaluation_due(task, state.step)
+        score = _evaluate(task, roles, run, watcher, state, steering.stop) if is_due else None
         asked_to_stop = steering.stop.signal or run.take_stop_request()
         if asked_to_stop or state.step % config.save_every == 0 or state.step == last_step:
             save_checkpoint(run.path, state.step, partial(_write_state, roles, state), score)
@@ -147,7 +156,7 @@ def _rollouts(task: Task, roles: Roles) -> Rollouts:
     extra = []
     if task.config.overlong is not None:
         extra.append(partial(overlong_score, params=task.config.overlong, max_tokens=task.max_tokens))
-    find_fault = partial(_fault, task.config)
+    find_fault = partial(fault_of, task.config)
     return Rollouts(task.config, task.train_prompts, roles.sampler, roles.grader, extra, find_fault)
 
 
@@ -231,20 +240,31 @@ def _check_golds_if_due(task: Task, roles: Roles, run: Run, step: int, changed: 
     return check_golds(task.golds, roles.grader, run, step)
 
 
+def _is_evaluation_due(task: Task, step: int) -> bool:
+    """Before the first and after the last step, and each `eval.every_steps`."""
+    every = task.config.eval.every_steps
+    return bool(task.heldout_prompts) and bool(step in (0, task.config.train_steps) or (every and step % every == 0))
+
+
 def _is_evaluated(run: Run, step: int) -> bool:
-    """Whether the evaluation that is due after a step was made. Others than a guard end between an evaluation and the
-    next checkpoint, so what a resume begins with has one."""
+    """Whether the evaluation that is due after a step was made."""
     return any(evaluation.get("step") == step for evaluation in run.evaluations())
 
 
-def _evaluate_if_due(task: Task, roles: Roles, run: Run, watcher: Watcher, state: TrainState) -> float | None:
-    """Held-out evaluation before the first and after the last step, and each `eval.every_steps` -> its score."""
-    settings, last, step = task.config.eval, task.config.train_steps, state.step
-    due = step in (0, last) or (settings.every_steps and step % settings.every_steps == 0)
-    if not due or not task.heldout_prompts:
-        return None
-    evaluation, groups = evaluate(task.heldout_prompts, roles.sampler, roles.grader, settings, task.config.seed)
-    fault = stopping_fault(groups)
+def _evaluate(
+    task: Task, roles: Roles, run: Run, watcher: Watcher, state: TrainState, stop: StopRequest
+) -> float | None:
+    """Held-out evaluation -> its score. Ends the run when a guard or somebody stops it; a resume makes it anew."""
+    step, prompts = state.step, task.heldout_prompts
+    watch = EvaluationWatch(task.config, step, lambda: stop.signal or run.take_stop_request() or "", watcher.progress)
+    try:
+        evaluation, groups = evaluate(prompts, roles.sampler, roles.grader, task.config.eval, task.config.seed, watch)
+        fault = evaluation_fault(task.config, groups)
+    except EvaluationFailed as failed:
+        fault, groups = failed.fault, tuple(failed.groups)
+    except EvaluationStopped as stopped:
+        save_checkpoint(run.path, step, partial(_write_state, roles, state))
+        _end_early(run, stop, str(stopped), step, "in the held-out evaluation ")
     if fault is not None:
         _stop_by_guard(roles, run, watcher, state, groups, fault)
     figures = dict(roles.figures())
@@ -268,12 +288,6 @@ def _tell_replaced_workers(run: Run, watcher: Watcher, groups: Sequence[Group]) 
 def _write_state(roles: Roles, state: TrainState, folder: Path) -> None:
     roles.learner.save(folder)
     (folder / "state.json").write_text(encode_state(state), encoding="utf-8")
-
-
-def _fault(config: GRPOConfig, groups: Sequence[Group]) -> Event | None:
-    """Why these groups must not be learned from: a judge is gone, or the scores of a function are no judgement."""
-    strict = {name: 0.0 for name, settings in config.reward_fns.settings.items() if settings.on_error == "fail"}
-    return stopping_fault(groups) or failing_function(groups, config.reward_fns.max_error_rate, strict)
 
 
 def _stop_by_guard(
@@ -303,12 +317,11 @@ GUARD_HINTS = {
 """Kind of the fault that stopped a run -> what to do next."""
 
 
-def _end_early(run: Run, stop: StopRequest, reason: str, step: int) -> None:
+def _end_early(run: Run, stop: StopRequest, reason: str, step: int, where: str = "") -> NoReturn:
     hint = f"Go on with: reinforge runs resume {run.path}"
     if stop.signal:
-        run.finish("interrupted", f"{stop.signal} after step {step}")
-        raise Interrupted(
-            f"Stopped by {stop.signal} after step {step}, checkpoint written.", hint=hint, exit_code=stop.exit_code
-        )
+        run.finish("interrupted", f"{stop.signal} {where}after step {step}")
+        told = f"Stopped by {stop.signal} {where}after step {step}, checkpoint written."
+        raise Interrupted(told, hint=hint, exit_code=stop.exit_code)
     run.finish("stopped", reason)
-    raise StoppedByGuard(f"Stopped after step {step} ({reason}), checkpoint written.", hint=hint)
+    raise StoppedByGuard(f"Stopped {where}after step {step} ({reason}), checkpoint written.", hint=hint)

@@ -46,6 +46,10 @@ class GroupGrading(Protocol):
         begins at once; what needs the group begins with the last one."""
         ...
 
+    def judged(self, within_s: float) -> Mapping[int, Grade]:
+        """Wait until all are judged, at most so many seconds -> the grades that are there, by generation."""
+        ...
+
     def grades(self) -> tuple[Grade, ...]:
         """Wait until all are judged -> their grades, by generation. Neither the order in which completions ended nor
         the time anything took can change them. Never raises for a fault of a reward function: such a fault is a

@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on_from_another_folder(
     source, stopped = trained / "runs" / "first", tmp_path / "runs" / "stopped"
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("reinforge.run_store.Run.take_stop_request", lambda run: "enough")
+        patch.setattr("reinforge.run_store.Run.take_stop_request", lambda run: "enough" if run.last_step() else None)
         arguments = ["train", str(trained / "train.yaml"), "--name", "stopped", "--json"]
         assert reinforge(arguments) == 5
     assert "reinforge runs resume" in capsys.readouterr().err

@@ -12,7 +12,8 @@ from reinforge.errors import SetupError
 from reinforge.grading.builtin import code_tests
 from reinforge.grading.code_harness import encode
 from reinforge.grading.code_tests import CodeReport, code_in, harness_source, read_tests, run_tests, same
-from reinforge.grading.grader import RewardFunctionGrader, grade_completions
+from reinforge.grading.completions import grade_completions
+from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.sandbox import tiers
 from reinforge.sandbox.pool import Limits, Worker
 

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from reinforge.config import RewardFunctionsConfig, RewardFunctionSettings
 from reinforge.grading.cache import ScoreCache
 from reinforge.grading.calls import Case, openai_sample
-from reinforge.grading.grader import RewardFunctionGrader, grade_completions
+from reinforge.grading.completions import grade_completions
+from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.reward_function import load_reward_functions
 from reinforge.types import Completion, Example, FinishReason, Prompt, Score
 

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reinforge.errors import DataError, RewardError
-from reinforge.grading.grader import RewardFunctionGrader, grade_completions
+from reinforge.grading.completions import grade_completions
+from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.reward_function import RewardFunction, load_rewards_file
 from reinforge.grading.values import MAX_VALUE
 from reinforge.types import Completion, Example, Grade, Prompt

@@ -14,7 +14,8 @@ from reinforge.api import SilentWatcher
 from reinforge.cli.main import run as command
 from reinforge.config import RewardFunctionsConfig
 from reinforge.errors import ConfigError, RewardError
-from reinforge.grading.grader import RewardFunctionGrader, grade_completions
+from reinforge.grading.completions import grade_completions
+from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.language.error_flags import ERROR_FLAGS
 from reinforge.grading.reward_function import RewardFunction, load_reward_functions
 from reinforge.run_store import Run

@@ -13,7 +13,8 @@ from transformers import BertModel
 from reinforge.config import RewardFunctionsConfig, RewardFunctionsRuntimeConfig
 from reinforge.errors import RewardError
 from reinforge.grading.builtin import similarity
-from reinforge.grading.grader import RewardFunctionGrader, grade_completions
+from reinforge.grading.completions import grade_completions
+from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.reward_function import RewardFunction, load_text, locate
 from reinforge.sandbox import tiers
 

@@ -13,7 +13,8 @@ from wheels import make_wheel, use_wheels
 
 from reinforge.config import RewardFunctionsConfig, RewardFunctionsRuntimeConfig
 from reinforge.errors import RewardError
-from reinforge.grading.grader import RewardFunctionGrader, grade_completions
+from reinforge.grading.completions import grade_completions
+from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.language import grader_api
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.sandbox import environments

@@ -222,7 +222,8 @@ def test_functions_of_a_script_work_without_running_it_again(tmp_path):
             import re as regex
             from pathlib import Path
             from reinforge.config import RewardFunctionsConfig
-            from reinforge.grading.grader import RewardFunctionGrader, grade_completions
+            from reinforge.grading.completions import grade_completions
+            from reinforge.grading.grader import RewardFunctionGrader
 
             WEIGHT = 0.5
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from reinforge.cli.progress import LINE_EVERY_S, REDRAW_EVERY_S, Pace, ProgressLines, progress_text
 from reinforge.cli.text import duration, figure, is_rich_terminal, say, visible
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class Display(Protocol):
 
     def note(self, text: str) -> None:
         """Something people should know."""
+        ...
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Something that takes long has come so far."""
         ...
 
     def close(self) -> None:
@@ -165,6 +170,7 @@ class PlainLines:
     def __init__(self, num_steps: int) -> None:
         self._columns = Columns(num_steps)
         self._shower = Shower()
+        self.progress = ProgressLines()
 
     def step(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group]) -> None:
         self._say("  ".join(f"{name} {value}" for name, value in self._columns.of(step, metrics).items()))
@@ -189,6 +195,9 @@ class PlainLines:
 class JsonLines:
     """One JSON object a line on stdout, for programs. Completions are in the run's database; the stream stays small."""
 
+    def __init__(self) -> None:
+        self._pace = Pace(LINE_EVERY_S)
+
     def step(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group]) -> None:
         self._write({"event": "step", "step": step, "metrics": dict(metrics)})
 
@@ -197,6 +206,10 @@ class JsonLines:
 
     def note(self, text: str) -> None:
         self._write({"event": "note", "text": text})
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        if self._pace.is_due():
+            self._write({"event": "progress", "what": what, "done": done, "total": total})
 
     def close(self) -> None:
         """Nothing is left open."""
@@ -217,6 +230,8 @@ class LiveTable:
         self._shower = Shower()
         self._rows: deque[dict[str, str]] = deque(maxlen=NUM_ROWS)
         self._completion: Any = ""
+        self._pace = Pace(REDRAW_EVERY_S)
+        self._progress = ""
         self._live = Live("", console=Console(stderr=True), auto_refresh=False)
         self._live.start()
 
@@ -228,7 +243,14 @@ class LiveTable:
         self._draw()
 
     def evaluation(self, step: int, evaluation: Evaluation, groups: Sequence[Group]) -> None:
+        self._progress = ""
+        self._draw()
         self.note(evaluation_text(step, evaluation))
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        if self._pace.is_due():
+            self._progress = progress_text(what, done, total)
+            self._draw()
 
     def note(self, text: str) -> None:
         from rich.text import Text
@@ -251,8 +273,9 @@ class LiveTable:
             table.add_column(Text(name), justify="right", no_wrap=True)
         for row in self._rows:
             table.add_row(*(row.get(name, "-") for name in names))
+        progress = [Text(self._progress, style="dim")] if self._progress else []
         with suppress(BrokenPipeError):
-            self._live.update(Stack(table, self._completion), refresh=True)
+            self._live.update(Stack(table, self._completion, *progress), refresh=True)
 
 
 def _panel(shown: Shown) -> Any:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any
 
 from reinforge.config import JudgeConfig, RewardFunctionsConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
-from reinforge.errors import DataError
 from reinforge.grading.access_text import access_lines
 from reinforge.grading.calls import Case
 from reinforge.grading.failures import settle
@@ -22,7 +20,7 @@ from reinforge.roles import GroupGrading
 from reinforge.sandbox import tiers
 from reinforge.sandbox.environments import Tell, provide, silent, worker_limits
 from reinforge.sandbox.limits import Limits
-from reinforge.types import Completion, Example, Grade, Prompt, Score
+from reinforge.types import Completion, Grade, Prompt, Score
 
 
 class RewardFunctionGrader:
@@ -158,45 +156,24 @@ class _GroupGrading:
         for index, scorer in scorers:
             self._pending[index][place] = scorer.submit(case)
 
+    def judged(self, within_s: float) -> Mapping[int, Grade]:
+        """See roles.GroupGrading."""
+        wait([future for pending in self._pending for future in pending.values()], within_s)
+        columns = [
+            {
+                place: score
+                for first in pending
+                if pending[first].done()
+                for place, score in enumerate(pending[first].result(), first)
+            }
+            for pending in self._pending
+        ]
+        places = sorted(set.intersection(*map(set, columns)))
+        grades = self._combine([[column[place] for place in places] for column in columns])
+        return {self._first + place: grade for place, grade in zip(places, grades, strict=True)}
+
     def grades(self) -> tuple[Grade, ...]:
         columns = [
             [score for place in sorted(pending) for score in pending[place].result()] for pending in self._pending
         ]
         return self._combine(columns)
-
-
-def grade_completions(grader: RewardFunctionGrader, rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
-    """Grade completions that exist already. Rows have `prompt`, `completion` and any columns; neighbours with the
-    same prompt and columns are judged together, as the group they came from. No chat template is at hand here: a
-    Predibase-form function sees chat messages as the text of a Python list."""
-    pending: list[Future[tuple[Grade, ...]]] = []
-    start = 0
-    while start < len(rows):
-        first = _example_of(rows[start], start)
-        end = start + 1
-        while end < len(rows) and _same_example(rows[end], rows[start]):
-            _example_of(rows[end], end)
-            end += 1
-        texts = tuple(rows[i]["completion"] for i in range(start, end))
-        text = first.prompt if isinstance(first.prompt, str) else str(list(first.prompt))
-        pending.append(grader.grade_case(Case(first, text, texts, ((),) * len(texts))))
-        start = end
-    return [grade for future in pending for grade in future.result()]
-
-
-def _example_of(row: Mapping[str, Any], index: int) -> Example:
-    for column in ("prompt", "completion"):
-        if column not in row:
-            found = ", ".join(row)
-            raise DataError(f'row {index + 1} has no "{column}" (found: {found}).', hint="Rename the column.")
-    if not isinstance(row["completion"], str):
-        raise DataError(f'row {index + 1}: "completion" is a {type(row["completion"]).__name__}, it must be text.')
-    prompt = row["prompt"]
-    if not isinstance(prompt, (str, list, tuple)):
-        raise DataError(f'row {index + 1}: "prompt" is a {type(prompt).__name__}, it must be text or chat messages.')
-    prompt = prompt if isinstance(prompt, str) else tuple(prompt)
-    return Example(index, prompt, {key: row[key] for key in row if key not in ("prompt", "completion")})
-
-
-def _same_example(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return {k: one[k] for k in one if k != "completion"} == {k: other[k] for k in other if k != "completion"}

@@ -60,6 +60,13 @@ class _ReplayingGrading:
         self._completions[completion.generation] = completion
         self._inner.add(completion)
 
+    def judged(self, within_s: float) -> Mapping[int, Grade]:
+        """See roles.GroupGrading."""
+        judged = self._inner.judged(within_s)
+        return {
+            generation: self._replayed(self._completions[generation], grade) for generation, grade in judged.items()
+        }
+
     def grades(self) -> tuple[Grade, ...]:
         completions = (self._completions[generation] for generation in sorted(self._completions))
         return tuple(map(self._replayed, completions, self._inner.grades()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from reinforge.run_store.records import Event
 from reinforge.types import STOPPING_KINDS, Group, Score
@@ -89,9 +89,15 @@ def network_faults(failures: Mapping[tuple[str, str, str, str], int]) -> Iterato
         yield Event(f"network_{verdict}", message, level="warning", data=data)
 
 
-def failing_function(groups: Iterable[Group], max_error_rate: float, of_function: Mapping[str, float]) -> Event | None:
-    """The first function that failed on more than its share of a step's calls, or None. `of_function` are shares that
-    differ from `max_error_rate`.
+FEW_CALLS = 4
+"""Fewer calls say nothing of the share that fails; so many that all hang say that the next one hangs too."""
+
+
+def failing_function(
+    groups: Iterable[Group], max_error_rate: float, of_function: Mapping[str, float], min_calls: int = 1
+) -> Event | None:
+    """The first function that failed on more than its share of its calls, or None. `of_function` are shares that differ
+    from `max_error_rate`. A function with fewer than `min_calls` may fail, unless its share is 0.
 
     >>> from reinforge.types import Example, Grade, Prompt, Score
     >>> good, bad = Score("f", "f_v1", 1.0), Score("f", "f_v1", None, state="error")
@@ -99,14 +105,46 @@ def failing_function(groups: Iterable[Group], max_error_rate: float, of_function
     >>> failing_function(groups, 0.5, {}) is None, failing_function(groups, 0.5, {"f": 0.0}).message
     (True, 'reward function f_v1 failed on 1 of 2 completions, more than 0 %')
     """
+    for name, scores in _by_function(groups).items():
+        failed, limit = _failed(scores), of_function.get(name, max_error_rate)
+        if len(failed) > limit * len(scores) and (len(scores) >= min_calls or not limit):
+            return _failing(failed, len(scores), limit)
+    return None
+
+
+def failing_already(
+    groups: Iterable[Group], max_error_rate: float, of_function: Mapping[str, float], num_enough: int, num_calls: int
+) -> Event | None:
+    """`failing_function` of the first of `num_calls` calls: the first function that failed on too many of them
+    whatever the others bring, on too many of `num_enough` calls or more, or hung in all of FEW_CALLS or more.
+
+    >>> from reinforge.types import Example, Grade, Prompt, Score
+    >>> hung = Grade((Score("f", "f_v1", None, state="error", kind="timeout"),))
+    >>> groups = [Group(Prompt(Example(0, "Hi"), "Hi", (1,)), 0, (), (hung,) * 4)]
+    >>> failing_already(groups, 0.5, {}, 64, 800).message, failing_already(groups, 1.0, {}, 64, 800) is None
+    ('reward function f_v1 failed on 4 of 4 completions, more than 50 %', True)
+    """
+    for name, scores in _by_function(groups).items():
+        failed, limit = _failed(scores), of_function.get(name, max_error_rate)
+        hangs = len(scores) >= FEW_CALLS and all(score.kind == "timeout" for score in scores)
+        of_calls = len(scores) if hangs or len(scores) >= num_enough else num_calls
+        if len(failed) > limit * of_calls and (of_calls >= FEW_CALLS or not limit):
+            return _failing(failed, len(scores), limit)
+    return None
+
+
+def _by_function(groups: Iterable[Group]) -> dict[str, list[Score]]:
     scores: dict[str, list[Score]] = {}
     for score in (score for group in groups for grade in group.grades for score in grade.scores):
         scores.setdefault(score.name, []).append(score)
-    for name, of_name in scores.items():
-        failed = [score for score in of_name if score.state != "ok"]
-        limit = of_function.get(name, max_error_rate)
-        if len(failed) > limit * len(of_name):
-            counts = f"{len(failed)} of {len(of_name)} completions, more than {100 * limit:.3g} %"
-            data = {"function": name, "kind": failed[0].kind, "message": failed[0].message}
-            return Event("reward_guard", f"reward function {failed[0].version} failed on {counts}", "error", data)
-    return None
+    return scores
+
+
+def _failed(scores: Iterable[Score]) -> list[Score]:
+    return [score for score in scores if score.state != "ok"]
+
+
+def _failing(failed: Sequence[Score], num_calls: int, limit: float) -> Event:
+    counts = f"{len(failed)} of {num_calls} completions, more than {100 * limit:.3g} %"
+    data = {"function": failed[0].name, "kind": failed[0].kind, "message": failed[0].message}
+    return Event("reward_guard", f"reward function {failed[0].version} failed on {counts}", "error", data)

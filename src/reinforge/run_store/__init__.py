@@ -6,6 +6,7 @@ from reinforge.run_store.checkpoints import (
     list_checkpoints,
     remove_checkpoints_after,
     save_checkpoint,
+    score_checkpoint,
     verify_checkpoint,
 )
 from reinforge.run_store.codec import decode_state, encode_state
@@ -53,5 +54,6 @@ __all__ = [
     "remove_checkpoints_after",
     "reward_file",
     "save_checkpoint",
+    "score_checkpoint",
     "verify_checkpoint",
 ]

@@ -19,7 +19,7 @@ from typing import Any
 
 from reinforge.errors import CheckpointError, SetupError
 from reinforge.run_store.failpoint import failpoint
-from reinforge.run_store.files import fsync_path, sha256_of_file, write_durably
+from reinforge.run_store.files import fsync_path, replace_durably, sha256_of_file, write_durably
 from reinforge.run_store.records import Event
 
 KEEP_LAST = 2
@@ -68,6 +68,13 @@ def save_checkpoint(run_dir: Path, step: int, write: Callable[[Path], None], sco
         # After an error its space is given back; after a success it has its final name.
         shutil.rmtree(writing, ignore_errors=True)
     return target
+
+
+def score_checkpoint(run_dir: Path, step: int, score: float | None) -> None:
+    """State the held-out score of a checkpoint that was written before its policy was evaluated."""
+    path = run_dir / "checkpoints" / f"{_PREFIX}{step:08d}" / _MANIFEST
+    manifest = {**_read_manifest(path.parent), "score": score}
+    replace_durably(path, json.dumps({**manifest, "sha256": _digest(manifest)}, indent=2, allow_nan=False).encode())
 
 
 def latest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, tuple[Event, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from grading.builtin.cases import USES
 
-from reinforge.grading.grader import grade_completions
+from reinforge.grading.completions import grade_completions
 from reinforge.sandbox import tiers
 from reinforge.sandbox.pool import Limits, Worker
 
