@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from reinforge.config import LoraParams
+from reinforge.demo import recipe_folder
 from reinforge.policy import attention, blocks, network, rotation, two_part_attention
 from reinforge.policy.blocks import Norm
 from reinforge.policy.model import find_network, load_policy
@@ -103,6 +104,20 @@ def test_weights_laid_together_stay_the_layers_own(tiny_model):
     mlp.up_proj.weight.data.mul_(3)
     assert torch.equal(ours.layers[0].gate_up.weight()[96:], mlp.up_proj.weight)
     assert largest_gap(ours, model) < 2e-5
+
+
+def test_logits_as_large_as_trained_ones_round_more_and_are_still_the_models(tiny_llama):
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama).requires_grad_(False)
+    attention.use_shared_prefix_attention(model)
+    model.lm_head.weight.mul_(100)
+    ours = find_network(model)
+    assert ours is not None
+    assert step_gap(ours, model) < 2e-5
+    assert network.logit_gap(torch.tensor([4.0, 64.0]), torch.tensor([2.0, 64.0])) == 2**-5
+
+
+def test_the_demos_base_runs_on_our_own_network():
+    assert load_policy(str(recipe_folder() / "base"), LoraParams(), seed=0, device="cpu").network is not None
 
 
 def changed(folder, target, **config):

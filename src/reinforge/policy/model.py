@@ -32,7 +32,8 @@ from reinforge.policy.network import Network, largest_gap
 from reinforge.types import Adapter
 
 MAX_PREFIX_GAP = 1e-4
-"""Largest logit difference (float32) at which the shared-prefix path counts as the model's own."""
+"""Largest logit difference (float32) at which the shared-prefix path, and as a share of the largest logit our own
+network, count as the model's own."""
 _SMALL_DTYPE_GAP = 0.25
 """The same for bfloat16 and float16, whose logits carry about three digits."""
 

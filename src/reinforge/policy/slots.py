@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from reinforge.policy.attention import PrefixKV, completion_pass, output_head, prefix_pass
-from reinforge.policy.network import Network
+from reinforge.policy.network import Network, logit_gap
 from reinforge.policy.two_part_attention import add_part, attend_part
 
 ROOM_STEP = 64
@@ -183,8 +183,8 @@ class _Groups:
 
 @torch.inference_mode()
 def step_gap(network: Network, model: PreTrainedModel, seed: int = 0) -> float:
-    """Largest |logit difference| between steps of the slots and the model's own shared-prefix passes, on random ids:
-    rows behind a shared and a copied prefix and none, two steps each."""
+    """`logit_gap` between steps of the slots and the model's own shared-prefix passes, on random ids: rows behind a
+    shared and a copied prefix and none, two steps each."""
     generator = torch.Generator().manual_seed(seed)
     prefix_NL, row_BT = network.random_ids((3, 9), generator), network.random_ids((4, 2), generator)
     lengths_N, prefix_of_B = torch.tensor([9, 4, 0]), torch.tensor([0, 1, 0, 2])
@@ -194,8 +194,7 @@ def step_gap(network: Network, model: PreTrainedModel, seed: int = 0) -> float:
     for slot, index in enumerate(prefix_of_B.tolist()):
         slots.place(slot, prefixes[index])
     hidden_BTE = completion_pass(model, row_BT, prefix_pass(model, prefix_NL, lengths_N), prefix_of_B)
-    gaps = [
-        (slots.step(row_BT[:, t], lengths_N[prefix_of_B] + t) - output_head(model)(hidden_BTE[:, t])).abs().max()
+    return max(
+        logit_gap(slots.step(row_BT[:, t], lengths_N[prefix_of_B] + t), output_head(model)(hidden_BTE[:, t]))
         for t in range(2)
-    ]
-    return float(torch.stack(gaps).max())
+    )
