@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from reinforge.data.render import Renderer
     from reinforge.inference.engine import Engine
 
+KEPT_BYTES = 2**30
+"""Most memory for keys and values of what was said, so that a turn runs only what is new."""
+
 
 @click.command("chat")
 @click.argument("subject", metavar="MODEL_OR_ADAPTER")
@@ -91,7 +94,9 @@ class Conversation:
         self._longest_prompt = window - self._max_tokens
         self._renderer: Renderer = Renderer.from_folder(policy.folder)
         params = SamplingParams(temperature=temperature or 1.0)
-        self._sampler: Engine = make_sampler(policy, self._renderer, params, self._max_tokens, slots=1)
+        self._sampler: Engine = make_sampler(
+            policy, self._renderer, params, self._max_tokens, slots=1, keep_bytes=KEPT_BYTES
+        )
         self._sampler.load(policy.adapter(0))
         self._greedy, self._seed, self._turn = temperature == 0, seed, 0
         self._system: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []

@@ -101,8 +101,16 @@ def build(
     return LocalRun(task, Roles(sampler, judge, learner, grader.take_figures), grader, policy, fingerprints)
 
 
-def make_sampler(policy: Policy, renderer: Renderer, params: SamplingParams, max_tokens: int, slots: int) -> Engine:
-    """A sampler on a copy of the policy that shares the base's tensors."""
+def make_sampler(
+    policy: Policy,
+    renderer: Renderer,
+    params: SamplingParams,
+    max_tokens: int,
+    slots: int,
+    keep_bytes: int = 0,
+) -> Engine:
+    """A sampler on a copy of the policy that shares the base's tensors. With `keep_bytes`, which is not for training, it
+    remembers what it computed from call to call."""
     own = sampling_copy(policy.model)
     return Engine(
         own.model,
@@ -114,6 +122,7 @@ def make_sampler(policy: Policy, renderer: Renderer, params: SamplingParams, max
         shared_prefix=policy.shares_prefix,
         load_weights=own.load,
         network=sampling_network(own.model, policy.shares_prefix),
+        keep_bytes=keep_bytes,
     )
 
 

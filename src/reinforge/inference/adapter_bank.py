@@ -50,6 +50,8 @@ class LoadedAdapter:
     version: int
     layers: Mapping[str, tuple[Tensor, Tensor]]
     """Path of a layer -> A [rank, in] and scaling times B [out, rank]."""
+    serial: int
+    """No other that the bank has held has the same."""
 
 
 class AdapterBank:
@@ -63,6 +65,7 @@ class AdapterBank:
         self._max_adapters = max_adapters
         self.device = next(model.parameters()).device
         self._loaded: dict[str, LoadedAdapter] = {}
+        self._num_added = 0
         self._parts = _install(self, model, network)
         self._sizes = {path: size for part in self._parts for path, size in part.sizes.items()}
         self._last: tuple[tuple[LoadedAdapter, ...], _Matrices] = ((), {})
@@ -81,7 +84,8 @@ class AdapterBank:
                 hint=f"Remove one first (the oldest is {next(iter(self._loaded))!r}).",
             )
         layers = {path: self._matrices(name, path, adapter, lora_alpha) for path in self._paths(name, adapter)}
-        self._loaded[name] = LoadedAdapter(name, adapter.version, layers)
+        self._num_added += 1
+        self._loaded[name] = LoadedAdapter(name, adapter.version, layers, self._num_added)
 
     def remove(self, name: str) -> None:
         """Forget an adapter; calls that have begun keep it."""
@@ -155,6 +159,11 @@ class AdapterCall:
         """Of a request's adapter, where it names one."""
         kind = self._kinds[request]
         return otherwise if kind == BASE else self._adapters[kind].version
+
+    def owner(self, request: int) -> int:
+        """Whose keys and values a request's are: a number that no other weights of this bank ever have."""
+        kind = self._kinds[request]
+        return BASE if kind == BASE else self._adapters[kind].serial
 
     def apart(self, requests: Sequence[int]) -> list[list[int]]:
         """Requests by their adapter: equal tokens under another adapter are another prefix."""

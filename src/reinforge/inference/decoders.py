@@ -9,12 +9,16 @@ compute.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from reinforge.inference.kept_keys import KeptKeys
+from reinforge.inference.prefill import Prefill
+from reinforge.inference.prompt_parts import TokenIds
 from reinforge.policy.attention import PrefixKV, SlotCache, pad, plain_logits, prefix_pass
 from reinforge.policy.network import Network
 from reinforge.policy.slots import NetworkSlots, Prefix
@@ -29,12 +33,18 @@ class Decoder(Protocol):
         """Whether so many rows can be decoded, each with so many tokens."""
         ...
 
+    def begin(self, prefixes: Sequence[TokenIds], owners: Sequence[int], kept: KeptKeys | None) -> list[int]:
+        """A call with these prefixes (prompts without their last token) -> how many tokens of each are to be run for it
+        alone. Equal tokens of another owner (adapter) are another prefix. `kept` may spare the running, and takes what
+        rows leave."""
+        ...
+
     def clear(self) -> None:
         """All rows have ended: let go of what only they needed."""
         ...
 
-    def prefill(self, prefixes: Sequence[Sequence[int]], num_rows: Sequence[int]) -> list[Any]:
-        """Run several prefixes (prompts without their last token) together; as many rows will start from each."""
+    def prefill(self, prefixes: Sequence[TokenIds], num_rows: Sequence[int], owner: int) -> list[Any]:
+        """Run several of the call's prefixes, of one owner, together; as many rows will start from each."""
         ...
 
     def place(self, slot: int, prefix: Any) -> None:
@@ -43,6 +53,10 @@ class Decoder(Protocol):
 
     def move(self, source: int, target: int, length: int) -> None:
         """Put the row of one slot, `length` tokens long, over another."""
+        ...
+
+    def leave(self, slot: int, token_ids: TokenIds, owner: int) -> None:
+        """The row of a slot, which holds these tokens, has ended."""
         ...
 
     def step(self, token_ids_B: Tensor, lengths_B: Tensor, longest: int) -> Tensor:
@@ -62,19 +76,33 @@ class NetworkDecoder:
         self.device = torch.device("cpu")
         self._num_slots = num_slots
         self._slots = NetworkSlots(network, num_slots)
+        self._prefills: dict[int, Prefill] = {}
+        self._kept: KeptKeys | None = None
         self.place = self._slots.place
         self.move = self._slots.move
-        self.clear = self._slots.clear
 
     def fits(self, num_slots: int, capacity: int) -> bool:
         return num_slots <= self._num_slots
 
-    def prefill(self, prefixes: Sequence[Sequence[int]], num_rows: Sequence[int]) -> list[Prefix]:
-        token_ids_NL, _ = pad(prefixes, self.device)
-        lengths_N = torch.tensor([len(prefix) for prefix in prefixes])
-        computed = self._slots.network.prefix_pass(token_ids_NL, lengths_N)
+    def begin(self, prefixes: Sequence[TokenIds], owners: Sequence[int], kept: KeptKeys | None) -> list[int]:
+        self._kept, self._prefills = kept, {}
+        for owner in set(owners):
+            own = [prefix for prefix, its_owner in zip(prefixes, owners, strict=True) if its_owner == owner]
+            self._prefills[owner] = Prefill(self._slots.network, own, kept, owner)
+        return [self._prefills[owner].own_length(prefix) for prefix, owner in zip(prefixes, owners, strict=True)]
+
+    def clear(self) -> None:
+        self._slots.clear()
+        self.begin([], [], None)
+
+    def prefill(self, prefixes: Sequence[TokenIds], num_rows: Sequence[int], owner: int) -> list[Prefix]:
         shared = [rows > 1 and rows * len(ids) >= SHARED_TOKENS for ids, rows in zip(prefixes, num_rows, strict=True)]
-        return [Prefix.of(computed, index, is_shared=is_shared) for index, is_shared in enumerate(shared)]
+        computed = self._prefills[owner].run(prefixes)
+        return [replace(prefix, is_shared=is_shared) for prefix, is_shared in zip(computed, shared, strict=True)]
+
+    def leave(self, slot: int, token_ids: TokenIds, owner: int) -> None:
+        if self._kept is not None:
+            self._kept.put(owner, token_ids, self._slots.taken(slot, len(token_ids)))
 
     def step(self, token_ids_B: Tensor, lengths_B: Tensor, longest: int) -> Tensor:
         return self._slots.step(token_ids_B, lengths_B)
@@ -94,14 +122,20 @@ class SlotDecoder:
     def fits(self, num_slots: int, capacity: int) -> bool:
         return num_slots <= self._num_slots and capacity <= self._capacity
 
+    def begin(self, prefixes: Sequence[TokenIds], owners: Sequence[int], kept: KeptKeys | None) -> list[int]:
+        return [len(prefix) for prefix in prefixes]
+
     def clear(self) -> None:
         pass  # slots are all there is
 
-    def prefill(self, prefixes: Sequence[Sequence[int]], num_rows: Sequence[int]) -> list[tuple[PrefixKV, int]]:
+    def prefill(self, prefixes: Sequence[TokenIds], num_rows: Sequence[int], owner: int) -> list[tuple[PrefixKV, int]]:
         token_ids_NL, _ = pad(prefixes, self.device)
         lengths_N = torch.tensor([len(prefix) for prefix in prefixes], device=self.device)
         computed = prefix_pass(self._model, token_ids_NL, lengths_N)
         return [(computed, index) for index in range(len(prefixes))]
+
+    def leave(self, slot: int, token_ids: TokenIds, owner: int) -> None:
+        pass  # no row begins where another ended
 
     def place(self, slot: int, prefix: tuple[PrefixKV, int]) -> None:
         computed, index = prefix
@@ -119,11 +153,17 @@ class PlainDecoder:
     def fits(self, num_slots: int, capacity: int) -> bool:
         return num_slots <= len(self._rows)
 
+    def begin(self, prefixes: Sequence[TokenIds], owners: Sequence[int], kept: KeptKeys | None) -> list[int]:
+        return [len(prefix) for prefix in prefixes]
+
     def clear(self) -> None:
         self._rows = [[] for _ in self._rows]
 
-    def prefill(self, prefixes: Sequence[Sequence[int]], num_rows: Sequence[int]) -> list[Sequence[int]]:
+    def prefill(self, prefixes: Sequence[TokenIds], num_rows: Sequence[int], owner: int) -> list[Sequence[int]]:
         return list(prefixes)
+
+    def leave(self, slot: int, token_ids: TokenIds, owner: int) -> None:
+        pass  # no row begins where another ended
 
     def place(self, slot: int, prefix: Sequence[int]) -> None:
         self._rows[slot] = list(prefix)

@@ -14,15 +14,14 @@ from reinforge.config import SamplingParams
 from reinforge.errors import ModelError
 from reinforge.inference.adapter_bank import AdapterBank, AdapterCall
 from reinforge.inference.decoders import Decoder, NetworkDecoder, PlainDecoder, SlotDecoder
+from reinforge.inference.kept_keys import KeptKeys
+from reinforge.inference.prefill import PREFILL_TOKENS
 from reinforge.inference.sampling import draw
 from reinforge.inference.scheduler import Row, Scheduler
 from reinforge.inference.stop_strings import StopStrings
 from reinforge.policy.counter_random import stream_key, uniform
 from reinforge.policy.network import Network
 from reinforge.types import Adapter, Completion, SampleRequest
-
-PREFILL_TOKENS = 8192
-"""Most prompt tokens (padded) in one forward pass."""
 
 
 class Engine:
@@ -45,11 +44,14 @@ class Engine:
         load_weights: Callable[[Adapter], None] | None = None,
         network: Network | None = None,
         bank: AdapterBank | None = None,
+        keep_bytes: int = 0,
     ) -> None:
         """`max_tokens` is the longest completion. `decode` leaves out special tokens. `load_weights` puts an adapter
         into `model` (see `adapters.py`); without it the weights are fixed. With `shared_prefix` the model must use
         shared-prefix attention; without it every token costs a forward pass over the whole sequence. `network` is run
-        instead of `model`, on the same weights. `bank` holds the adapters that requests may name."""
+        instead of `model`, on the same weights. `bank` holds the adapters that requests may name. `keep_bytes` of keys
+        and values of recent rows are kept for later calls that begin with the same tokens, until other weights come;
+        then the rounding of a result depends on the calls before it."""
         self._model = model.eval()
         self._params = sampling_params
         self._max_tokens = max_tokens
@@ -59,6 +61,8 @@ class Engine:
         self._slots = slots
         self._network, self._shared_prefix = network, shared_prefix
         self._idle_decoder: Decoder | None = None
+        self._keep_bytes = keep_bytes
+        self._kept = self._nothing_kept()
         self._load_weights = load_weights
         self.bank = bank
         self._policy_version = 0
@@ -67,6 +71,7 @@ class Engine:
         """Sample from this adapter from the next call on."""
         if self._load_weights is None:
             raise ModelError("This sampler was made for a model without an adapter.", hint="Load the base with LoRA.")
+        self._kept = self._nothing_kept()
         self._load_weights(adapter)
         self._policy_version = adapter.version
 
@@ -80,7 +85,7 @@ class Engine:
         adapters = self._adapters_of(requests)
         decoder = self._take_decoder(num_slots, longest + self._max_tokens)
         reusable: Decoder | None = decoder
-        sampling = _Sampling(requests, Scheduler(requests, num_slots), decoder, adapters, self._policy_version)
+        sampling = _Sampling(requests, num_slots, decoder, adapters, self._policy_version, self._kept)
         try:
             while not sampling.scheduler.is_done:
                 sampling.admit()
@@ -100,6 +105,10 @@ class Engine:
         if any(names):
             raise ModelError("This sampler holds no adapters to name in a request.", hint="Make it with a bank.")
         return AdapterCall.none(len(requests))
+
+    def _nothing_kept(self) -> KeptKeys | None:
+        """A new store, so that an unfinished call with earlier weights writes into none that is read."""
+        return KeptKeys(self._keep_bytes) if self._keep_bytes else None
 
     def _take_decoder(self, num_slots: int, capacity: int) -> Decoder:
         """The decoder of the last call where it is large enough and not in use by an unfinished one."""
@@ -167,12 +176,15 @@ class _Sampling:
     def __init__(
         self,
         requests: Sequence[SampleRequest],
-        scheduler: Scheduler,
+        num_slots: int,
         decoder: Decoder,
         adapters: AdapterCall,
         policy_version: int,
+        kept: KeptKeys | None,
     ) -> None:
-        self.scheduler = scheduler
+        owners = [adapters.owner(place) for place in range(len(requests))]
+        prefixes = [request.prompt.token_ids[:-1] for request in requests]
+        self.scheduler = Scheduler(requests, num_slots, decoder.begin(prefixes, owners, kept))
         self._requests = requests
         self._adapters, self._policy_version = adapters, policy_version
         self._decoder = decoder
@@ -200,6 +212,7 @@ class _Sampling:
             prefixes = self._decoder.prefill(
                 [request.prompt.token_ids[:-1] for request in requests],
                 [request.num_generations for request in requests],
+                self._adapters.owner(places[0]),
             )
         self._prefixes.update(zip(places, prefixes, strict=True))
 
@@ -227,7 +240,12 @@ class _Sampling:
     @torch.inference_mode()
     def end(self, slots: Sequence[int]) -> None:
         """Take out rows; the last live ones move into their slots."""
-        lengths = [row.num_cached for row in self.scheduler.live]
+        live = self.scheduler.live
+        for slot in slots:
+            place, drawn = live[slot].request, live[slot].token_ids
+            token_ids = (*self._requests[place].prompt.token_ids, *drawn[:-1])
+            self._decoder.leave(slot, token_ids, self._adapters.owner(place))
+        lengths = [row.num_cached for row in live]
         for source, target in self.scheduler.end(slots):
             self._decoder.move(source, target, lengths[source])
 

@@ -51,7 +51,10 @@ class Scheduler:
     ([0, 1], [(1, 0)], [1])
     """
 
-    def __init__(self, requests: Sequence[SampleRequest], num_slots: int) -> None:
+    def __init__(
+        self, requests: Sequence[SampleRequest], num_slots: int, own_lengths: Sequence[int] | None = None
+    ) -> None:
+        """`own_lengths` are the tokens of each prompt's prefix that are run for it alone; without it all are."""
         self.live: list[Row] = []
         """live[slot]"""
         self._num_slots = num_slots
@@ -62,6 +65,7 @@ class Scheduler:
         )
         self._num_unplaced = [request.num_generations for request in requests]
         self._prefix_lengths = [request.prompt.num_tokens - 1 for request in requests]
+        self._own_lengths = self._prefix_lengths if own_lengths is None else own_lengths
 
     @property
     def is_done(self) -> bool:
@@ -79,8 +83,8 @@ class Scheduler:
         return self._num_unplaced[row.request] == 0
 
     def prefills(self, admitted: Iterable[Row], ready: Iterable[int], max_tokens: int) -> list[list[int]]:
-        """Requests to prefill for the admitted rows, in chunks of at most `max_tokens` padded tokens (one prompt may be
-        longer). Requests in `ready` have theirs. Room left is used for the requests that come next, so that slots that
+        """Requests to prefill for the admitted rows, in chunks of at most `max_tokens` padded tokens of their own (one
+        prompt may be longer). Requests in `ready` have theirs. Room left is used for the requests that come next, so that slots that
         free up one by one do not cause prefills of one prompt each.
         """
         known = set(ready)
@@ -95,7 +99,7 @@ class Scheduler:
             if room < 0:
                 break
             needed.append(request)
-        return chunks_of_similar_length(needed, self._prefix_lengths, max_tokens)
+        return chunks_of_similar_length(needed, self._own_lengths, max_tokens)
 
     def end(self, slots: Sequence[int]) -> list[tuple[int, int]]:
         """Remove the rows in these slots -> moves (from slot, to slot) that close the holes, none touching another."""

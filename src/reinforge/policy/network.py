@@ -84,8 +84,17 @@ class Network:
             for stack in (layer.qkv, layer.out, layer.gate_up, layer.down):
                 stack.adopt()
 
-    def prefix_pass(self, token_ids_NL: Tensor, lengths_N: Tensor, *, recompute: bool = False) -> PrefixKV:
-        """As `attention.prefix_pass`. With `recompute` a layer keeps only its input and is run again for gradients."""
+    def prefix_pass(
+        self,
+        token_ids_NL: Tensor,
+        lengths_N: Tensor,
+        *,
+        behind: tuple[PrefixKV, Tensor] | None = None,
+        recompute: bool = False,
+    ) -> PrefixKV:
+        """As `attention.prefix_pass`. What is run may stand `behind` other prefixes, of which the tensor names one for
+        each of the N; keys and values are of the new tokens only. With `recompute` a layer keeps only its input and is
+        run again for gradients."""
         N, L = token_ids_NL.shape
         if not L:
             nothing = (self.new_keys(N, 0),) * len(self.layers)
@@ -93,10 +102,19 @@ class Network:
         positions = torch.arange(L, device=token_ids_NL.device)
         packing = Packing.of(positions < lengths_N[:, None])
         hidden_ME = self.embedded(packing.packed(token_ids_NL))
-        turns = self.rotation.at(positions.expand(N, L))
+        before: list[tuple[Any, ...]] = [()] * len(self.layers)
+        positions_NL = positions.expand(N, L)
+        if behind is not None:
+            prefix, prefix_of_N = behind
+            runs = runs_of(prefix_of_N.tolist(), prefix.lengths_N.tolist())
+            before = [(runs, key, value) for key, value in zip(prefix.keys, prefix.values, strict=True)]
+            positions_NL = positions + prefix.lengths_N.index_select(0, prefix_of_N)[:, None]
+        turns = self.rotation.at(positions_NL)
         keys, values = [], []
-        for layer in self.layers[:-1]:
-            hidden_ME, key, value = _maybe_again(recompute, self._run, layer, hidden_ME, packing, turns)
+        for layer, prefix_of_layer in zip(self.layers[:-1], before, strict=False):
+            hidden_ME, key, value = _maybe_again(
+                recompute, self._run, layer, hidden_ME, packing, turns, *prefix_of_layer
+            )
             keys.append(key)
             values.append(value)
         _, key, value = self._queries_keys_values(self.layers[-1], self.layers[-1].kv, hidden_ME, packing, turns)

@@ -40,6 +40,23 @@ class Prefix:
         keys, values = (tuple(t[index, :, :length] for t in layers) for layers in (computed.keys, computed.values))
         return cls(keys, values, length, is_shared and length > 0)
 
+    def first(self, length: int) -> Prefix:
+        """Of its first tokens only."""
+        keys, values = (tuple(t[:, :length] for t in layers) for layers in (self.keys, self.values))
+        return Prefix(keys, values, length, is_shared=False)
+
+    def followed_by(self, other: Prefix) -> Prefix:
+        """Of its tokens and those of another that was computed behind it."""
+        keys, values = (
+            tuple(torch.cat(both, dim=1) for both in zip(*layers, strict=True))
+            for layers in ((self.keys, other.keys), (self.values, other.values))
+        )
+        return Prefix(keys, values, self.length + other.length, is_shared=False)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.keys + self.values)
+
 
 class NetworkSlots:
     """Keys and values of live rows, and the step that appends a token to each."""
@@ -73,6 +90,13 @@ class NetworkSlots:
         self._set_prefix(target, self._prefix_of_slot[source])
         for own in self._keys + self._values:
             own[target, :, :own_length] = own[source, :, :own_length]
+
+    def taken(self, slot: int, length: int) -> Prefix:
+        """A copy of what a row, `length` tokens long, has in its slot and before it."""
+        own_length = length - int(self._shared_lengths_S[slot])
+        keys, values = (tuple(t[slot, :, :own_length] for t in layers) for layers in (self._keys, self._values))
+        own, shared = Prefix(keys, values, own_length, is_shared=False), self._prefix_of_slot[slot]
+        return (shared or own.first(0)).followed_by(own)
 
     def step(self, token_ids_B: Tensor, lengths_B: Tensor) -> Tensor:
         """Append one token to each of the first B slots, which hold `lengths_B` tokens -> logits [B, V]."""

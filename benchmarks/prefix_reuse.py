@@ -1,0 +1,169 @@
+"""What it saves to compute the common beginnings of prompts once: among the prompts of a rollout, and over the turns of
+a conversation. CPU seconds of one thread; both ways alternate in one process on the benchmark's model of 5.3M
+parameters.
+
+    python benchmarks/prefix_reuse.py --repeats 5 --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from machine import commit, machine, versions
+from workload import LORA_ALPHA, LORA_RANK, ModelSize, write_model
+
+if TYPE_CHECKING:
+    from reinforge.inference.engine import Engine
+    from reinforge.policy.model import Policy
+    from reinforge.types import SampleRequest
+
+NUM_PROMPTS, NUM_GENERATIONS, COMPLETION_TOKENS, OWN_TOKENS = 8, 8, 64, 100
+ROLLOUT_SYSTEM_TOKENS = (1000, 250, 64)
+TURNS, SYSTEM_TOKENS, MESSAGE_TOKENS, ANSWER_TOKENS = 10, 200, 50, 100
+KEEP_BYTES = 2**30
+
+Ways = dict[str, Callable[[], object]]
+
+
+def make_policy(folder: Path) -> Policy:
+    """The benchmark's model with an adapter that does something."""
+    import torch
+
+    from reinforge.config import LoraParams
+    from reinforge.policy.model import load_policy
+
+    torch.set_num_threads(1)
+    write_model(folder / "model", ModelSize())
+    lora = LoraParams(rank=LORA_RANK, lora_alpha=LORA_ALPHA)
+    return load_policy(str(folder / "model"), lora, seed=0, dtype="float32", device="cpu")
+
+
+def make_engine(policy: Policy, max_tokens: int, keep_bytes: int = 0) -> Engine:
+    """As a run has it; completions end at their length only."""
+    from reinforge.config import SamplingParams
+    from reinforge.inference.adapters import sampling_copy, sampling_network
+    from reinforge.inference.engine import Engine
+
+    own = sampling_copy(policy.model)
+    return Engine(
+        own.model,
+        sampling_params=SamplingParams(),
+        max_tokens=max_tokens,
+        eos_ids=frozenset(),
+        decode=lambda ids: "",
+        slots=256,
+        shared_prefix=True,
+        load_weights=own.load,
+        network=sampling_network(own.model, shares_prefix=True),
+        keep_bytes=keep_bytes,
+    )
+
+
+def random_ids(count: int, seed: int) -> tuple[int, ...]:
+    import torch
+
+    drawn = torch.randint(2, ModelSize().vocab_size, (count,), generator=torch.Generator().manual_seed(seed))
+    return tuple(drawn.tolist())
+
+
+def request(token_ids: Sequence[int], place: int, num_generations: int) -> SampleRequest:
+    from reinforge.types import Example, Prompt, SampleRequest
+
+    return SampleRequest(Prompt(Example(place, ""), "", tuple(token_ids)), num_generations, (0, place))
+
+
+@contextmanager
+def nothing_shared() -> Iterator[None]:
+    """Every prompt is run on its own."""
+    from reinforge.inference import prefill
+
+    original = prefill.prompt_parts
+    prefill.prompt_parts = partial(original, min_saved=10**9)
+    try:
+        yield
+    finally:
+        prefill.prompt_parts = original
+
+
+def rollouts(policy: Policy, system_tokens: int, max_tokens: int) -> Ways:
+    """The completions of a step whose prompts begin with one system prompt."""
+    engine, system = make_engine(policy, max_tokens), random_ids(system_tokens, 0)
+    requests = [
+        request(system + random_ids(OWN_TOKENS, 1 + place), place, NUM_GENERATIONS) for place in range(NUM_PROMPTS)
+    ]
+
+    def apart() -> None:
+        with nothing_shared():
+            list(engine.sample(requests))
+
+    return {"apart_s": apart, "reuse_s": lambda: list(engine.sample(requests))}
+
+
+def conversation(policy: Policy, answer_tokens: int) -> Ways:
+    """Turns of a conversation, each with all that was said before it."""
+    engines = {
+        name: make_engine(policy, answer_tokens, bytes_) for name, bytes_ in (("apart_s", 0), ("reuse_s", KEEP_BYTES))
+    }
+
+    def talk(engine: Engine) -> None:
+        engine.load(policy.adapter(0))  # forgets the conversation before
+        said = random_ids(SYSTEM_TOKENS, 0)
+        for turn in range(TURNS):
+            said += random_ids(MESSAGE_TOKENS, 1 + turn)
+            ((_, completion),) = engine.sample([request(said, turn, 1)])
+            said += completion.token_ids
+
+    return {name: partial(talk, engine) for name, engine in engines.items()}
+
+
+def measure(ways: Ways, repeats: int) -> dict[str, float]:
+    """Median CPU seconds of each way after one warm-up, in turns, and their ratio."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(1 + repeats):
+        for name, way in ways.items():
+            began = time.process_time()
+            way()
+            seconds[name].append(time.process_time() - began)
+    medians = {name: statistics.median(found[1:]) for name, found in seconds.items()}
+    return {**medians, "ratio": medians["apart_s"] / medians["reuse_s"]}
+
+
+def cases(policy: Policy) -> dict[str, Ways]:
+    """By name; those with one token are all but the prefill alone."""
+    found: dict[str, Ways] = {}
+    for system_tokens in ROLLOUT_SYSTEM_TOKENS:
+        found[f"rollout, system prompt of {system_tokens}"] = rollouts(policy, system_tokens, COMPLETION_TOKENS)
+        found[f"rollout, system prompt of {system_tokens}, one token"] = rollouts(policy, system_tokens, 1)
+    found[f"chat of {TURNS} turns"] = conversation(policy, ANSWER_TOKENS)
+    found[f"chat of {TURNS} turns, one token each"] = conversation(policy, 1)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="one object on stdout")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = {name: measure(ways, options.repeats) for name, ways in cases(make_policy(Path(folder))).items()}
+    if options.json:
+        print(json.dumps({"cases": figures, "machine": machine(), "versions": versions(), "commit": commit()}))
+        return
+    for name, found in figures.items():
+        print(f"{name:45}" + "  ".join(f"{key} {value:.3f}" for key, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()
