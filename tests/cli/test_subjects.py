@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from reinforge.cli.main import run as reinforge
+from reinforge.inference import prefill
 
 
 def evaluation_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, float]:
@@ -81,6 +82,23 @@ def test_chat_answers_and_remembers(trained: Path, monkeypatch: pytest.MonkeyPat
     assert chat(monkeypatch, capsys, "hello\n\n/new\nhello\n", *subject) == alone * 2
     assert chat(monkeypatch, capsys, "hello\nhello\n", *subject) != alone * 2
     assert chat(monkeypatch, capsys, "hello\n", *subject, "--system", "Be brief.") != alone
+
+
+def test_a_turn_of_a_chat_runs_only_what_is_new(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    num_run: list[int] = []
+    original = prefill.run_behind
+
+    def counted(network, tokens, before):
+        num_run.append(sum(len(ids) - (p.length if p else 0) for ids, p in zip(tokens, before, strict=True)))
+        return original(network, tokens, before)
+
+    monkeypatch.setattr(prefill, "run_behind", counted)
+    subject = (str(trained / "runs" / "first"), "--max-tokens", "6", "--system", "Be brief and polite, always.")
+    chat(monkeypatch, capsys, "hello\nhello\nhello\n/new\nhello\n", *subject)
+    assert len(num_run) == 4
+    assert all(0 < num < num_run[0] - 20 for num in num_run[1:])
 
 
 def test_chat_with_a_run_uses_the_system_prompt_it_was_trained_with(

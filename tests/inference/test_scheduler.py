@@ -72,3 +72,9 @@ def test_prompts_of_the_requests_that_come_next_fill_the_budget():
     assert scheduler.prefills(scheduler.admit(), (), max_tokens=30) == [[0, 1, 2]]
     scheduler.end([0])
     assert scheduler.prefills(scheduler.admit(), (1, 2), max_tokens=30) == []
+
+
+def test_chunks_count_what_a_prompt_shares_with_none():
+    lengths = [1000, 1000, 1000]
+    scheduler = Scheduler(make_requests(lengths, [1, 1, 1]), 3, own_lengths=[100, 90, 80])
+    assert scheduler.prefills(scheduler.admit(), (), max_tokens=300) == [[0, 1, 2]]

@@ -109,8 +109,8 @@ def make_sampler(
     slots: int,
     keep_bytes: int = 0,
 ) -> Engine:
-    """A sampler on a copy of the policy that shares the base's tensors. With `keep_bytes`, which is not for training, it
-    remembers what it computed from call to call."""
+    """A sampler on a copy of the policy that shares the base's tensors. With `keep_bytes` it remembers what it computed
+    from call to call, which a run that is to be resumed bitwise must not."""
     own = sampling_copy(policy.model)
     return Engine(
         own.model,

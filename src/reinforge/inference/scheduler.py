@@ -84,8 +84,8 @@ class Scheduler:
 
     def prefills(self, admitted: Iterable[Row], ready: Iterable[int], max_tokens: int) -> list[list[int]]:
         """Requests to prefill for the admitted rows, in chunks of at most `max_tokens` padded tokens of their own (one
-        prompt may be longer). Requests in `ready` have theirs. Room left is used for the requests that come next, so that slots that
-        free up one by one do not cause prefills of one prompt each.
+        prompt may be longer). Requests in `ready` have theirs. Room left is used for the requests that come next, so
+        that slots that free up one by one do not cause prefills of one prompt each.
         """
         known = set(ready)
         needed = list(dict.fromkeys(row.request for row in admitted if row.request not in known))
