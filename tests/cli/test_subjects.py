@@ -98,7 +98,7 @@ def test_a_turn_of_a_chat_runs_only_what_is_new(
     subject = (str(trained / "runs" / "first"), "--max-tokens", "6", "--system", "Be brief and polite, always.")
     chat(monkeypatch, capsys, "hello\nhello\nhello\n/new\nhello\n", *subject)
     assert len(num_run) == 4
-    assert all(0 < num < num_run[0] - 20 for num in num_run[1:])
+    assert max(num_run[1:]) < num_run[0] - 15, num_run
 
 
 def test_chat_with_a_run_uses_the_system_prompt_it_was_trained_with(

@@ -42,6 +42,17 @@ def test_the_longest_kept_beginning_is_found(kept, asked):
         kept_keys.MIN_REUSED_TOKENS = original
 
 
+def test_another_adapters_keys_are_not_found():
+    one, other = tuple(range(30)), (*range(20), *range(50, 60))
+    store = KeptKeys(10**6)
+    store.put(1, one, prefix_of(one))
+    for owner, token_ids in ((-1, one), (0, other), (2, one)):
+        assert store.longest(owner, token_ids) is None
+    store.put(2, one[:25], prefix_of(one[:25]))
+    assert store.longest(1, one).length == 30
+    assert store.longest(2, one).length == 25
+
+
 def test_few_tokens_are_not_worth_it():
     store = KeptKeys(10**6)
     store.put(0, tuple(range(40)), prefix_of(range(40)))

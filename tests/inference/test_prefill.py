@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM
 
 from reinforge.config import LoraParams, SamplingParams
 from reinforge.inference import decoders, kept_keys, prefill
-from reinforge.inference.adapters import sampling_copy, sampling_network
+from reinforge.inference.adapter_bank import AdapterBank
+from reinforge.inference.adapters import base_copy, sampling_copy, sampling_network
 from reinforge.inference.engine import Engine
 from reinforge.inference.kept_keys import KeptKeys
 from reinforge.inference.prefill import Prefill
@@ -81,23 +82,27 @@ def test_kept_keys_change_nothing(network, earlier, prompts):
 
 def make_engine(policy, keep_bytes: int = 0) -> Engine:
     own = sampling_copy(policy.model)
+    network = sampling_network(own.model, shares_prefix=True)
+    return engine_on(own.model, network, load_weights=own.load, keep_bytes=keep_bytes)
+
+
+def engine_on(model, network, **changes) -> Engine:
     return Engine(
-        own.model,
+        model,
         sampling_params=SamplingParams(),
         max_tokens=6,
         eos_ids=frozenset(range(20)),
         decode=str,
         slots=5,
         shared_prefix=True,
-        load_weights=own.load,
-        network=sampling_network(own.model, shares_prefix=True),
-        keep_bytes=keep_bytes,
+        network=network,
+        **changes,
     )
 
 
-def drawn(engine: Engine, prompts, num_generations: int = 2):
+def drawn(engine: Engine, prompts, adapters=None):
     requests = [
-        SampleRequest(Prompt(Example(place, ""), "", ids), num_generations, (3, 1, place))
+        SampleRequest(Prompt(Example(place, ""), "", ids), 2, (3, 1, place), adapter=adapters and adapters[place])
         for place, ids in enumerate(prompts)
     ]
     return {(place, c.generation): c for place, c in engine.sample(requests)}
@@ -164,3 +169,26 @@ def test_nothing_computed_with_an_earlier_adapter_is_used(tiny_policy):
     expected = drawn(plain, prompts)
     assert_same(drawn(keeping, prompts), expected)
     assert any(before[key].token_ids != expected[key].token_ids for key in before)
+
+
+def test_the_same_prompt_under_other_adapters_is_another(tiny_policy):
+    """Of a bank, also when one is replaced by another of its name."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = {name: tensor.shape for name, tensor in tiny_policy.adapter(0).weights.items()}
+    adapters = [Adapter(0, {n: 0.3 * torch.randn(s, generator=generator) for n, s in shapes.items()}) for _ in "abc"]
+    found = {}
+    for keep_bytes in (0, 10**9):
+        model = base_copy(tiny_policy.model)
+        network = sampling_network(model, shares_prefix=True)
+        engine = engine_on(model, network, bank=AdapterBank(model, network), keep_bytes=keep_bytes)
+        engine.bank.add("a", adapters[0], 8)
+        engine.bank.add("b", adapters[1], 8)
+        prompt = tuple(range(30, 50))
+        found[keep_bytes] = [drawn(engine, [prompt] * 3, adapters=["a", "b", None]) for _ in range(2)]
+        engine.bank.add("a", adapters[2], 8)
+        found[keep_bytes].append(drawn(engine, [prompt] * 3, adapters=["a", "b", None]))
+    for kept, plain in zip(found[10**9], found[0], strict=True):
+        assert_same(kept, plain)
+    first, _, last = found[0]
+    texts = [draws[place, 0].token_ids for draws, place in ((first, 0), (first, 1), (first, 2), (last, 0))]
+    assert len(set(texts)) > 2
