@@ -17,6 +17,7 @@ from reinforge.cli.main import run as reinforge
 from reinforge.config_file import load_config
 from reinforge.demo import recipe_folder
 from reinforge.errors import DataError, UsageError
+from reinforge.grading.reward_function import SourceText
 from reinforge.grading.versions import RewardUpdate, apply_update
 from reinforge.insight.replay import ReplayReport
 from reinforge.reward_replay import replay
@@ -54,11 +55,18 @@ def strict(tmp_path: Path) -> Path:
 
 
 def replayed(run_path: Path, strict: Path | None = None, last: int = 20, **weights: float) -> ReplayReport:
-    from reinforge.grading.reward_function import SourceText
-
     with Run.open(run_path) as run:
         texts = {"format": SourceText(strict.read_text(), str(strict), "format_reward")} if strict else {}
         return replay(run, apply_update(latest_functions(run), RewardUpdate(texts, weights)), last, num_most_changed=99)
+
+
+def test_a_replay_tells_how_far_it_is(run_path: Path, strict: Path):
+    told: list[tuple[str, int, int]] = []
+    with Run.open(run_path) as run:
+        texts = {"format": SourceText(strict.read_text(), str(strict), "format_reward")}
+        after = apply_update(latest_functions(run), RewardUpdate(texts))
+        replay(run, after, progress=lambda *progress: told.append(progress))
+    assert told == [("completions judged again", done, 96) for done in range(8, 97, 8)]
 
 
 def test_ten_completions_by_hand(run_path: Path, strict: Path):

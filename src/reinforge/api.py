@@ -170,6 +170,7 @@ def grade(
     unsafe_no_sandbox: bool = False,
     packages: Sequence[str] = (),
     tell: Callable[[str], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> list[tuple[dict[str, Any], Grade]]:
     """Score completions that exist already -> (row, grade) in the order of the data. Loads no model.
 
@@ -177,11 +178,12 @@ def grade(
     or a config file (its functions and weights). Neighbouring rows that differ only in their completion are judged
     together, as one group. `unsafe_no_sandbox`: run functions you trust where this machine cannot isolate them
     (SECURITY.md). `packages` are what a Python file imports, as in `RewardFunctionsRuntimeConfig`; a config names its
-    own. `tell` is called with what takes long.
+    own. `tell` is called with what takes long, `progress` with what was done and how much of it (done, of how many).
     """
     from reinforge.config_file import load_config
     from reinforge.data.completions import completion_rows
     from reinforge.grading.completions import grade_completions
+    from reinforge.grading.futures import no_progress
     from reinforge.grading.grader import RewardFunctionGrader
     from reinforge.grading.reward_function import load_rewards_file
     from reinforge.sandbox.environments import runtime_with, silent, worker_limits
@@ -195,7 +197,7 @@ def grade(
         grader = RewardFunctionGrader(functions, runtime, tell=tell)
     with closing(grader):
         rows = completion_rows(data, prompt_column, completion_column, directory)
-        return list(zip(rows, grade_completions(grader, rows), strict=True))
+        return list(zip(rows, grade_completions(grader, rows, progress or no_progress), strict=True))
 
 
 def _run_to_end(built: LocalRun, run: Run, watcher: Watcher, state: TrainState | None) -> None:

@@ -20,6 +20,7 @@ from reinforge.data.load import fingerprint, load_data
 from reinforge.errors import DataError, UsageError
 from reinforge.grading.calls import Case
 from reinforge.grading.failures import settle
+from reinforge.grading.futures import Progress, awaited, no_progress
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.grading.score_shift import FunctionMove, ScoreShift
@@ -74,6 +75,7 @@ def replay(
     *,
     num_most_changed: int = 10,
     unsafe_no_sandbox: bool = False,
+    progress: Progress = no_progress,
 ) -> ReplayReport:
     """Judge the completions of the last `last` steps by `functions` and compare with what the run stored.
 
@@ -90,7 +92,7 @@ def replay(
     if not steps:
         raise UsageError(f"{run.path} has no completions yet.", hint="Replay it after its first step.")
     stored = {step: list(_groups(run, step)) for step in steps}
-    scores = _judge(run, config, functions, [group for groups in stored.values() for group in groups])
+    scores = _judge(run, config, functions, [group for groups in stored.values() for group in groups], progress)
     after = iter(scores)
     groups: list[ReplayedGroup] = []
     for of_step in stored.values():
@@ -123,7 +125,7 @@ def _score(row: ScoreRow) -> Score:
 
 
 def _judge(
-    run: Run, config: GRPOConfig, functions: Sequence[RewardFunction], groups: Sequence[_Stored]
+    run: Run, config: GRPOConfig, functions: Sequence[RewardFunction], groups: Sequence[_Stored], progress: Progress
 ) -> list[tuple[Grade, ...]]:
     """[groups][G] What `functions` say of every completion."""
     known = {function.version: function for function in _ever_known(run)}
@@ -141,7 +143,8 @@ def _judge(
                 example = group.rows[0].example
                 case = _case(run, group.rows, examples[example], prompts[example].text, changed)
                 pending.append(grader.grade_case(case))
-            judged = [future.result() for future in pending]
+            num_completions = sum(len(group.rows) for group in groups)
+            judged = awaited(pending, num_completions, "completions judged again", progress)
     own = {function.name for function in known.values()}
     return [
         tuple(

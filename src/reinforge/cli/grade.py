@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reinforge.cli.options import no_sandbox_option, package_option
+from reinforge.cli.progress import shown_progress
 from reinforge.cli.text import figure, say, shortened, table, visible
 from reinforge.errors import DataError
 
 if TYPE_CHECKING:
     from reinforge.types import Grade, Score
 
+MAX_TEXT = 60
+"""Characters of a completion, and of the reasons for its scores, in the table; --json has all."""
 MAX_CAUSES = 5
 """Of failed calls that are told; each is a function and the first line of its message."""
 
@@ -52,15 +55,17 @@ def grade_command(
     from reinforge import api
 
     try:
-        graded = api.grade(
-            rewards,
-            data,
-            prompt_column=prompt_column,
-            completion_column=completion_column,
-            unsafe_no_sandbox=unsafe_no_sandbox,
-            packages=packages,
-            tell=say,
-        )
+        with shown_progress() as progress:
+            graded = api.grade(
+                rewards,
+                data,
+                prompt_column=prompt_column,
+                completion_column=completion_column,
+                unsafe_no_sandbox=unsafe_no_sandbox,
+                packages=packages,
+                tell=say,
+                progress=progress,
+            )
     except DataError as error:
         raise DataError(error.message, hint=error.hint.replace("data.prompt_column: ", "--prompt-column ")) from None
     rows, grades = [row for row, _ in graded], [grade for _, grade in graded]
@@ -127,11 +132,26 @@ def _reward_summary(grades: Sequence[Grade]) -> dict[str, Any]:
 
 def _rows_text(rows: Sequence[Mapping[str, Any]], grades: Sequence[Grade]) -> str:
     names = [score.name for score in grades[0].scores]
+    shown = list(zip(rows, grades, strict=False))
+    reasons = [_reason(grade) for _, grade in shown]
+    has_reasons = any(reasons)
     lines = [
-        [str(i + 1), figure(grade.reward), *map(_score_text, grade.scores), shortened(row["completion"], 60)]
-        for i, (row, grade) in enumerate(zip(rows, grades, strict=False))
+        [
+            str(i + 1),
+            figure(grade.reward),
+            *map(_score_text, grade.scores),
+            *([shortened(reason, MAX_TEXT)] if has_reasons else []),
+            shortened(row["completion"], MAX_TEXT),
+        ]
+        for i, ((row, grade), reason) in enumerate(zip(shown, reasons, strict=True))
     ]
-    return table(["row", "reward", *names, "completion"], lines)
+    return table(["row", "reward", *names, *(["reason"] if has_reasons else []), "completion"], lines)
+
+
+def _reason(grade: Grade) -> str:
+    """What the functions said of their scores. Why a call failed is told below the table."""
+    said = [(score.name, score.message.strip()) for score in grade.scores if score.state == "ok" and score.message]
+    return "; ".join(f"{name}: {reason}" if len(grade.scores) > 1 else reason for name, reason in said)
 
 
 def _score_text(score: Score) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reinforge.cli.options import no_sandbox_option, package_option
+from reinforge.cli.progress import shown_progress
 from reinforge.cli.text import figure, is_rich_terminal, say, visible
 from reinforge.errors import DataError, UsageError
 
@@ -76,22 +77,24 @@ def test_command(
     """
     from reinforge.lab.subject import Request, examine_request
 
-    request = Request(
-        subject=rewards,
-        data=data,
-        prompt_column=prompt_column,
-        answer_column=answer_column,
-        gold_template=gold_template,
-        config=config,
-        cases=cases,
-        num_rows=num_rows,
-        timeout_s=timeout_s,
-        accepted=accepted,
-        unsafe_no_sandbox=unsafe_no_sandbox,
-        packages=packages,
-        tell=say,
-    )
-    report = examine_request(request)
+    with shown_progress() as progress:
+        request = Request(
+            subject=rewards,
+            data=data,
+            prompt_column=prompt_column,
+            answer_column=answer_column,
+            gold_template=gold_template,
+            config=config,
+            cases=cases,
+            num_rows=num_rows,
+            timeout_s=timeout_s,
+            accepted=accepted,
+            unsafe_no_sandbox=unsafe_no_sandbox,
+            packages=packages,
+            tell=say,
+            progress=progress,
+        )
+        report = examine_request(request)
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reinforge.cli.options import find_run, no_sandbox_option, runs_dir_option
+from reinforge.cli.progress import shown_progress
 from reinforge.cli.text import figure, shortened, table, visible
 from reinforge.errors import UsageError
 
@@ -68,7 +69,10 @@ def replay_command(
         if not texts and not weights and not removed:
             raise UsageError("Nothing is to be changed.", hint="Name a file: --with FILE.")
         after = apply_update(functions, update, needed=needed_functions(opened.config()), limits=limits)
-        found = replay(opened, after, last, num_most_changed=num_shown, unsafe_no_sandbox=unsafe_no_sandbox)
+        with shown_progress() as progress:
+            found = replay(
+                opened, after, last, num_most_changed=num_shown, unsafe_no_sandbox=unsafe_no_sandbox, progress=progress
+            )
         prompts = opened.prompts([completion.example for completion in found.most_changed])
     if as_json:
         click.echo(json.dumps(found.as_json()))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reinforge.cli.options import find_run, package_option, runs_dir_option
+from reinforge.cli.progress import shown_progress
 from reinforge.cli.reward_lab import new_command, test_command
 from reinforge.cli.reward_logs import logs_command
 from reinforge.cli.reward_network import network_command
@@ -132,7 +133,8 @@ def _shift(path: Path, update: RewardUpdate, num_steps: int) -> ScoreShift | Non
         if not num_steps or not run.last_step():
             return None
         try:
-            shift = shift_of(replay(run, after, num_steps, num_most_changed=0))
+            with shown_progress() as progress:
+                shift = shift_of(replay(run, after, num_steps, num_most_changed=0, progress=progress))
         except ReinforgeError as fault:  # the data moved away, say: no reason to refuse an update
             say(visible(f"how far scores move is unknown: {fault}"))
             return None

@@ -8,11 +8,14 @@ from typing import Any
 
 from reinforge.errors import DataError
 from reinforge.grading.calls import Case
+from reinforge.grading.futures import Progress, awaited, no_progress
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.types import Example, Grade
 
 
-def grade_completions(grader: RewardFunctionGrader, rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
+def grade_completions(
+    grader: RewardFunctionGrader, rows: Sequence[Mapping[str, Any]], progress: Progress = no_progress
+) -> list[Grade]:
     """Grade completions that exist already. Rows have `prompt`, `completion` and any columns; neighbours with the
     same prompt and columns are judged together, as the group they came from. No chat template is at hand here: a
     Predibase-form function sees chat messages as the text of a Python list."""
@@ -28,7 +31,8 @@ def grade_completions(grader: RewardFunctionGrader, rows: Sequence[Mapping[str, 
         text = first.prompt if isinstance(first.prompt, str) else str(list(first.prompt))
         pending.append(grader.grade_case(Case(first, text, texts, ((),) * len(texts))))
         start = end
-    return [grade for future in pending for grade in future.result()]
+    judged = awaited(pending, len(rows), "completions judged", progress)
+    return [grade for of_case in judged for grade in of_case]
 
 
 def _example_of(row: Mapping[str, Any], index: int) -> Example:

@@ -9,7 +9,31 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
+"""Is told what is done, how many of it are, and of how many. May be called often."""
 R = TypeVar("R")
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """For work that nobody watches."""
+
+
+def awaited(pending: Sequence[Future[tuple[T, ...]]], total: int, what: str, tell: Progress) -> list[tuple[T, ...]]:
+    """The results in this order, telling how many of `total` entries are there.
+
+    >>> future: Future[tuple[int, ...]] = Future()
+    >>> future.set_result((1, 2))
+    >>> awaited([future], 2, "judged", print)
+    judged 2 2
+    [(1, 2)]
+    """
+    results: list[tuple[T, ...]] = []
+    done = 0
+    for future in pending:
+        results.append(future.result())
+        done += len(results[-1])
+        tell(what, done, total)
+    return results
 
 
 def when_all(futures: Sequence[Future[T]], combine: Callable[[list[T]], R]) -> Future[R]:

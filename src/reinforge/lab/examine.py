@@ -13,6 +13,7 @@ from typing import Any
 
 from reinforge.config import GRPOConfig, JudgeConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError
+from reinforge.grading.futures import Progress, no_progress
 from reinforge.grading.lint import column_types, lint_functions
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.insight.findings import Evidence, Finding, Verdict, finding
@@ -52,6 +53,7 @@ class Options:
     """Where judges are asked."""
     config: GRPOConfig | None = None
     """The run that the functions are for, where that is known: what it counts as correct, its model, its size."""
+    progress: Progress = no_progress
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def examine(
     own_rows = {example.index for example in examples[len(examples) - num_own(options.cases) :]}
     data_rows = [example for example in examples if example.index not in own_rows]
     names = {function.name for function in functions if any(judges_in(function))}
-    lab = Lab(functions, examples, runtime, dict(settings or {}), options.judge, bool(names))
+    lab = Lab(functions, examples, runtime, dict(settings or {}), options.judge, bool(names), options.progress)
     num_rows = options.num_rows or (NUM_JUDGED_ROWS if names else NUM_ROWS)
     packages = next((function.packages for function in functions if function.packages), ())
     limits = replace(Limits.from_config(runtime), packages=packages)

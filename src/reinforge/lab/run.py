@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from reinforge.config import JudgeConfig, RewardFunctionSettings, RewardFunctionsRuntimeConfig
 from reinforge.errors import DataError
 from reinforge.grading.calls import Case
+from reinforge.grading.futures import Progress, awaited, no_progress
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.lint import column_types
 from reinforge.grading.reward_function import RewardFunction
@@ -38,6 +39,7 @@ class Lab:
     settings: Mapping[str, RewardFunctionSettings] = field(default_factory=dict)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     has_judges: bool = False
+    progress: Progress = no_progress
 
     def grader(self, runtime: RewardFunctionsRuntimeConfig | None = None) -> RewardFunctionGrader:
         """The functions in processes of their own; to be closed."""
@@ -64,9 +66,27 @@ class Lab:
         longest = MAX_JUDGED_FUZZ if self.has_judges else math.inf
         # One by one: a completion on which a function hangs must not take the others of its call with it.
         odd = [(gold.row, [probe]) for gold in found.golds[:1] for probe in fuzz(gold) if len(probe.text) <= longest]
-        tried = [*_judged(grader, examples, right), *_judged(grader, examples, odd)]
+        tried = [*self._judged(grader, right, "completions tried"), *self._judged(grader, odd, "odd completions tried")]
         tried.sort(key=lambda trial: (trial.kind == "fuzz", trial.row))
         return [*tried, *self._cases(grader, cases)]
+
+    def _judged(
+        self, grader: RewardFunctionGrader, batches: Sequence[tuple[int, list[Probe]]], what: str
+    ) -> list[Trial]:
+        """Trials in the order of the batches, more and more of them at once. Ends early when a function hangs: with a
+        deadline of 10 s, all completions would take hours."""
+        tried: list[Trial] = []
+        examples, total = self.by_row, sum(len(batch) for _, batch in batches)
+        done, at_once = 0, 1
+        while done < len(batches) and sum(map(hangs, tried)) < MAX_HANGS:
+            chunk = batches[done : done + at_once]
+            pending = [grader.grade_case(_case(examples[row], [probe.text for probe in batch])) for row, batch in chunk]
+            for (row, batch), future in zip(chunk, pending, strict=True):
+                grades = zip(batch, future.result(), strict=True)
+                tried += [Trial(row + 1, probe.name, probe.kind, probe.text, grade) for probe, grade in grades]
+                self.progress(what, len(tried), total)
+            done, at_once = done + len(chunk), 2 * at_once
+        return tried
 
     def _cases(self, grader: RewardFunctionGrader, cases: Sequence[GoldenCase]) -> Iterator[Trial]:
         examples = self.by_row
@@ -79,7 +99,7 @@ class Lab:
             names = [f"{case.name}, {rung}" for rung in LADDER] if is_ladder else [case.name]
             kind: Kind = "ladder" if is_ladder else "case"
             batch = [Probe(name, kind, text) for name, text in zip(names, case.completions, strict=True)]
-            for trial in _judged(grader, examples, [(row, batch)]):
+            for trial in self._judged(grader, [(row, batch)], case.name):
                 yield replace(trial, expected=case.expected, ladder=number if is_ladder else 0)
 
     def second_pass(self, tried: Sequence[Trial]) -> list[Trial]:
@@ -116,28 +136,12 @@ class Lab:
             (of_row, grader.grade_case(_case(examples[row], [trial.text for trial in of_row])))
             for row, of_row in by_row.items()
         ]
+        judged = awaited([future for _, future in pending], len(tried), "tried once more", self.progress)
         return {
-            id(trial): grade for of_row, future in pending for trial, grade in zip(of_row, future.result(), strict=True)
+            id(trial): grade
+            for (of_row, _), grades in zip(pending, judged, strict=True)
+            for trial, grade in zip(of_row, grades, strict=True)
         }
-
-
-def _judged(
-    grader: RewardFunctionGrader, examples: Mapping[int, Example], batches: Sequence[tuple[int, list[Probe]]]
-) -> list[Trial]:
-    """Trials in the order of the batches, more and more of them at once. Ends early when a function hangs: with a
-    deadline of 10 s, all completions would take hours."""
-    tried: list[Trial] = []
-    done, at_once = 0, 1
-    while done < len(batches) and sum(map(hangs, tried)) < MAX_HANGS:
-        chunk = batches[done : done + at_once]
-        pending = [grader.grade_case(_case(examples[row], [probe.text for probe in batch])) for row, batch in chunk]
-        tried += [
-            Trial(row + 1, probe.name, probe.kind, probe.text, grade)
-            for (row, batch), future in zip(chunk, pending, strict=True)
-            for probe, grade in zip(batch, future.result(), strict=True)
-        ]
-        done, at_once = done + len(chunk), 2 * at_once
-    return tried
 
 
 def hangs(trial: Trial) -> bool:

@@ -10,6 +10,7 @@ from reinforge.config import DataConfig, GRPOConfig, JudgeConfig, RewardFunction
 from reinforge.config_file import load_config
 from reinforge.data.dataset import load_examples
 from reinforge.errors import UsageError
+from reinforge.grading.futures import Progress, no_progress
 from reinforge.grading.reward_function import RewardFunction, load_reward_functions, load_rewards_file
 from reinforge.lab.cases import cases_beside, read_cases
 from reinforge.lab.examine import TIMEOUT_S, LabReport, Options, examine
@@ -44,6 +45,7 @@ class Request:
     """What a Python file imports; a config names its own."""
     tell: Tell = silent
     """Is called with what takes long."""
+    progress: Progress = no_progress
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def examine_request(request: Request, base_dir: Path | None = None) -> LabReport
         weights_given=loaded.config is not None,
         judge=loaded.judge,
         config=loaded.config,
+        progress=request.progress,
     )
     return examine(loaded.functions, examples, loaded.runtime, loaded.settings, options)
 
