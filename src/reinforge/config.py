@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from reinforge.config_rewards import (
     JudgeConfig,
@@ -42,6 +42,15 @@ __all__ = [
 ]
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+_OPTIMIZER_NAMES = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_hf": "adamw"} | dict.fromkeys(
+    ("adamw_bnb_8bit", "paged_adamw_8bit"), "adamw_8bit"
+)
+"""What TRL, Unsloth and Predibase call them. Paging changes where the state lies, not what is computed."""
+
+
+def _own_optimizer_name(value: object) -> object:
+    return _OPTIMIZER_NAMES.get(value, value) if isinstance(value, str) else value
 
 
 class SamplingParams(_Part):
@@ -194,6 +203,10 @@ class GRPOConfig(_Part):
     """Where a linear or cosine course ends, as a share of the peak."""
     warmup_ratio: Share = 0.03
     """Share of the steps in which the learning rate rises from 0."""
+    optim: Annotated[Literal["adamw", "adamw_8bit"], BeforeValidator(_own_optimizer_name)] = "adamw"
+    """adamw_8bit keeps the moments of matrices from 4096 elements on in 8 bits: 2 bytes per trained parameter instead
+    of 8, and slightly other steps (S3-030). TRL's and Predibase's names are taken too (paged_adamw_8bit is not paged
+    here)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled decay."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -207,6 +220,8 @@ class GRPOConfig(_Part):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the base model. auto: bfloat16 where the device computes in it, else float32 (S2-034). Adapters: float32."""
+    load_in_4bit: bool = False
+    """Keep the base model's linear layers in 4 bits (QLoRA) and compute in `dtype` (S3-036)."""
     device: str = "auto"
     """cpu, cuda, cuda:1 or mps. auto: a GPU if there is one."""
     threads: Annotated[int, Field(ge=1)] | None = None

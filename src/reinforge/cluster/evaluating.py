@@ -48,7 +48,12 @@ def evaluation(
             examples = load_examples(config.data.model_copy(update={"path": data}), base_dir)
         else:
             _, examples = load_data(config.data, base_dir, config.seed, rows, tell)
-        policy = subject.load(dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code)
+        policy = subject.load(
+            dtype=config.dtype,
+            device=config.device,
+            trust_remote_code=config.trust_remote_code,
+            load_in_4bit=config.load_in_4bit,
+        )
         torch.set_num_threads(pick_threads(config.threads, policy.parameter_counts()[1]))
         renderer = Renderer.from_folder(policy.folder)
         task = make_task(config, renderer, policy, [], examples, tell)

@@ -22,11 +22,13 @@ from reinforge.grading.replay import ReplayingGrader
 from reinforge.inference.adapter_bank import AdapterBank
 from reinforge.inference.adapters import base_copy, sampling_copy, sampling_network
 from reinforge.inference.engine import Engine
+from reinforge.learner.optimizer import SETTING_8BIT
 from reinforge.learner.schedule import default_learning_rate
 from reinforge.learner.update import LocalLearner
 from reinforge.loop import Task
 from reinforge.model_files import fingerprint_model
 from reinforge.policy.model import Policy, load_policy, pick_threads
+from reinforge.policy.quantized import bitsandbytes_for
 from reinforge.roles import Roles
 from reinforge.types import Example, Score
 
@@ -65,6 +67,8 @@ def build(
     a resumed run must give again (grading/replay.py).
     """
     try:
+        if config.optim == "adamw_8bit":
+            bitsandbytes_for(SETTING_8BIT)
         train_examples, heldout_examples = load_data(config.data, base_dir, config.seed, rows, tell)
         _check_columns(grader, train_examples[0])
         _tell_warnings(grader, config, train_examples, tell)
@@ -77,6 +81,7 @@ def build(
             dtype=config.dtype,
             device=config.device,
             trust_remote_code=config.trust_remote_code,
+            load_in_4bit=config.load_in_4bit,
         )
         trainable, total = policy.parameter_counts()
         torch.set_num_threads(_threads(config, total))

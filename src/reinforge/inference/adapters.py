@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from reinforge.errors import ModelError
 from reinforge.policy.model import MAX_PREFIX_GAP, find_network
 from reinforge.policy.network import Network
+from reinforge.policy.quantized import shared_states
 from reinforge.policy.slots import step_gap
 from reinforge.types import Adapter
 
@@ -105,8 +106,8 @@ def sampling_network(model: PreTrainedModel, shares_prefix: bool) -> Network | N
 
 def _share(model: PreTrainedModel) -> PreTrainedModel:
     """New modules around the same parameters and buffers."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return cast(PreTrainedModel, copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}))
+    shared = [*model.parameters(), *model.buffers(), *shared_states(model)]
+    return cast(PreTrainedModel, copy.deepcopy(model, {id(one): one for one in shared}))
 
 
 def _lora_layers(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reinforge.errors import CheckpointError
+from reinforge.learner.optimizer import set_state_tensors, state_tensors
 from reinforge.policy.model import Policy
 
 
@@ -38,9 +39,7 @@ def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> i
     for name, parameter in policy.trainable().items():
         own = {key.rsplit("|", 1)[1]: value for key, value in moments.items() if key.rsplit("|", 1)[0] == name}
         if own:
-            optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in own.items()
-            }
+            set_state_tensors(optimizer, parameter, own)
     return steps_done
 
 
@@ -55,9 +54,9 @@ def state_hash(policy: Policy, optimizer: torch.optim.Optimizer) -> str:
 
 
 def _optimizer_tensors(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's tensors, named `<parameter>|<moment>`."""
+    """The optimizer's state, named `<parameter>|<moment>`."""
     return {
-        f"{name}|{key}": value.detach().contiguous()
+        f"{name}|{key}": value.contiguous()
         for name, parameter in policy.trainable().items()
-        for key, value in optimizer.state.get(parameter, {}).items()
+        for key, value in state_tensors(optimizer, parameter).items()
     }

@@ -28,6 +28,7 @@ from reinforge.learner.batch import (
 )
 from reinforge.learner.logprob import logprobs_of_logits, token_logprobs
 from reinforge.learner.loss import LossSettings, LossSums, policy_loss
+from reinforge.learner.optimizer import make_optimizer
 from reinforge.learner.schedule import learning_rate_at
 from reinforge.policy import attention
 from reinforge.policy.attention import PrefixKV
@@ -53,13 +54,7 @@ class LocalLearner:
         self.tokens_per_microbatch = config.tokens_per_microbatch or default
         self._referenced: tuple[tuple[Group, ...], dict[tuple[int, int], Tensor]] | None = None
         """Reference logprobs of the batch that is being used several times."""
-        self.optimizer = torch.optim.AdamW(
-            list(policy.trainable().values()),
-            lr=learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-        )
+        self.optimizer = make_optimizer(policy.trainable().values(), config, learning_rate)
 
     def update(self, batch: Batch) -> Update:
         """Take one optimizer step. A batch in which nothing teaches leaves weights and optimizer as they are."""

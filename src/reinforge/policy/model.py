@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from reinforge.config import LoraParams
 from reinforge.errors import ModelError, SetupError
-from reinforge.policy import attention, dropout
+from reinforge.policy import attention, dropout, quantized
 from reinforge.policy.counter_random import stream_key
 from reinforge.policy.network import Network, largest_gap
 from reinforge.types import Adapter
@@ -71,7 +71,7 @@ class Policy:
     def parameter_counts(self) -> tuple[int, int]:
         """(trainable, all) parameters."""
         trainable = sum(p.numel() for p in self.trainable().values())
-        return trainable, sum(p.numel() for p in self.model.parameters())
+        return trainable, sum(quantized.num_elements(p) for p in self.model.parameters())
 
     def adapter(self, version: int) -> Adapter:
         """A copy of the adapter's weights, float32."""
@@ -104,10 +104,12 @@ def load_policy(
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
+    load_in_4bit: bool = False,
 ) -> Policy:
     """Load a base model and give it a fresh adapter: A drawn by `seed`, B zero, so the policy starts as the base."""
     folder = resolve_folder(base_model)
-    model = _load_base(folder, pick_dtype(dtype, pick_device(device)), pick_device(device), trust_remote_code)
+    place = pick_device(device)
+    model, how_loaded = _load_base(folder, pick_dtype(dtype, place), place, trust_remote_code, load_in_4bit)
     shares_prefix, notes = _check_prefix_path(model)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -126,7 +128,7 @@ def load_policy(
     peft_model.eval()
     keys = dropout.install(peft_model, lora.lora_dropout)
     network = find_network(model) if shares_prefix else None
-    return Policy(cast(PeftModel, peft_model), model, folder, shares_prefix, keys, notes, network)
+    return Policy(cast(PeftModel, peft_model), model, folder, shares_prefix, keys, (*how_loaded, *notes), network)
 
 
 def find_network(model: PreTrainedModel) -> Network | None:
@@ -214,7 +216,10 @@ def pick_threads(threads: int | None, num_parameters: int) -> int:
     return threads or (1 if num_parameters < 20_000_000 else os.cpu_count() or 1)
 
 
-def _load_base(folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> PreTrainedModel:
+def _load_base(
+    folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool, load_in_4bit: bool
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model, and notes on how it was loaded."""
     if not list(folder.glob("*.safetensors")):
         raise ModelError(
             f"{folder} holds no *.safetensors; other weight formats can run code when loaded and are refused.",
@@ -229,10 +234,11 @@ def _load_base(folder: Path, dtype: torch.dtype, device: torch.device, trust_rem
             f"{folder} needs Python code that comes with the model.",
             hint="If you trust its authors, set trust_remote_code = true.",
         )
+    in_4bit = quantized.load_options(config, device, wanted=load_in_4bit)
     transformers_logging.disable_progress_bar()
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        model, found = _from_pretrained(folder, dtype, trust_remote_code)
+        model, found = _from_pretrained(folder, dtype, trust_remote_code, in_4bit)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as fault:
         reason = (str(fault).splitlines() or [type(fault).__name__])[0]
         raise ModelError(f"The model in {folder} cannot be loaded: {reason}") from fault
@@ -243,16 +249,21 @@ def _load_base(folder: Path, dtype: torch.dtype, device: torch.device, trust_rem
             hint="The weights do not belong to this config.json, or a file is missing.",
         )
     model.requires_grad_(False)
-    return cast(PreTrainedModel, model.eval().to(device))
+    if in_4bit:
+        return cast(PreTrainedModel, model.eval()), (quantized.settle(model, dtype),)
+    return cast(PreTrainedModel, model.eval().to(device)), ()
 
 
-def _from_pretrained(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
+def _from_pretrained(
+    folder: Path, dtype: torch.dtype, trust_remote_code: bool, in_4bit: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     """The model and what transformers says about its tensors; with its own attention where it has no SDPA."""
     options: dict[str, Any] = {
         "dtype": dtype,
         "use_safetensors": True,
         "trust_remote_code": trust_remote_code,
         "output_loading_info": True,
+        **in_4bit,
     }
     try:
         loaded = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)

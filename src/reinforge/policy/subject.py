@@ -21,12 +21,25 @@ class Subject:
     adapter: Path | None
     run: Path | None
     """The run it comes from, whose config says how it was trained."""
+    trained_in_4bit: bool = False
+    """Its adapter belongs to a base in 4 bits."""
 
     def load(
-        self, *, seed: int = 0, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
+        self,
+        *,
+        seed: int = 0,
+        dtype: str = "auto",
+        device: str = "auto",
+        trust_remote_code: bool = False,
+        load_in_4bit: bool = False,
     ) -> Policy:
-        """The policy; one without an adapter is the base model."""
-        options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+        """The policy; one without an adapter is the base model. In 4 bits if asked for, or trained so."""
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "device": device,
+            "trust_remote_code": trust_remote_code,
+            "load_in_4bit": load_in_4bit or self.trained_in_4bit,
+        }
         if self.adapter is None:
             assert self.base_model is not None
             return load_policy(self.base_model, LoraParams(rank=1), seed=0, **options)
@@ -52,9 +65,10 @@ def find_subject(name: str | Path) -> Subject:
 
 def _of_run(path: Path, step: int | None) -> Subject:
     with Run.open(path) as run:
-        base_model = str(run.config()["base_model"])
+        config = run.config()
+    base_model, in_4bit = str(config["base_model"]), bool(config.get("load_in_4bit"))
     if step is None and is_adapter_folder(path / "adapter"):
-        return Subject(base_model, path / "adapter", path)
+        return Subject(base_model, path / "adapter", path, in_4bit)
     checkpoints = {checkpoint.step: checkpoint.path for checkpoint in list_checkpoints(path)}
     if not checkpoints:
         raise UsageError(f"{path} has no adapter yet.", hint="Wait for its first checkpoint.")
@@ -63,7 +77,7 @@ def _of_run(path: Path, step: int | None) -> Subject:
         raise UsageError(
             f"{path} has no checkpoint of step {chosen} (it has {sorted(checkpoints)}).", hint="Name one of those."
         )
-    return Subject(base_model, checkpoints[chosen] / "adapter", path)
+    return Subject(base_model, checkpoints[chosen] / "adapter", path, in_4bit)
 
 
 def _number(name: str, step: str) -> int:
