@@ -6,10 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from reinforge.cli.main import run as reinforge
+from reinforge.config import LoraParams
 from reinforge.inference import prefill
+from reinforge.policy.model import load_policy
 
 
 def evaluation_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, float]:
@@ -134,3 +138,45 @@ def test_a_long_chat_forgets_its_beginning_and_a_long_message_is_refused(
     assert reinforge(["chat", *arguments]) == 2
     assert "Shorten it, or lower --max-tokens." in capsys.readouterr().err
     assert reinforge(["chat", str(tiny_qwen2), "--max-tokens", "512"]) == 2
+
+
+def test_chat_with_several_answers_as_each_alone_does(
+    trained: Path, tiny_qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The base, a run's adapter with large weights, and an adapter of another rank on some layers."""
+    run = tmp_path / "run"
+    shutil.copytree(trained / "runs" / "first", run)
+    strengthened(run / "adapter")
+    policy = load_policy(str(tiny_qwen2), LoraParams(rank=3, target_modules=("v_proj", "up_proj")), seed=2)
+    policy.save_adapter(tmp_path / "other")
+    strengthened(tmp_path / "other")
+    subjects = [str(tiny_qwen2), str(run), str(tmp_path / "other")]
+    options = ("--max-tokens", "6", "--temperature", "0")
+    together = chat(monkeypatch, capsys, "hello\nagain\n", *subjects, subjects[1], *options)
+    alone = [chat(monkeypatch, capsys, "hello\nagain\n", subject, *options) for subject in subjects]
+    first = [chat(monkeypatch, capsys, "hello\n", subject, *options) for subject in subjects]
+    assert len(set(alone)) == 3
+    expected = [f"[{subject}]\n{answer}" for subject, answer in zip(subjects, first, strict=True)]
+    expected += [
+        f"[{subject}]\n{both.removeprefix(one)}" for subject, both, one in zip(subjects, alone, first, strict=True)
+    ]
+    assert together == "".join(expected)
+
+
+def strengthened(adapter: Path) -> None:
+    """So that it changes the answers."""
+    file = adapter / "adapter_model.safetensors"
+    draw = torch.Generator().manual_seed(1)
+    save_file({name: 0.3 * torch.randn(w.shape, generator=draw) for name, w in load_file(file).items()}, file)
+
+
+def test_chat_with_several_bases_is_refused(
+    trained: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = str(trained / "runs" / "first")
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    assert reinforge(["chat", run, str(tiny_llama)]) == 2
+    err = capsys.readouterr().err
+    assert f"{run} is on the base model " in err
+    assert f"{tiny_llama} on {tiny_llama}" in err
+    assert "share one base model" in err

@@ -225,8 +225,8 @@ def test_a_call_keeps_the_adapters_it_began_with(tiny_qwen2: Path):
     expected = collect(engine, requests)
     drawing = engine.sample(requests)
     found = [next(drawing)]
-    engine.bank.add("usual", adapted(tiny_qwen2, "usual", seed=1).adapter(2), 8)
-    engine.bank.remove("usual")
+    engine._bank.add("usual", adapted(tiny_qwen2, "usual", seed=1).adapter(2), 8)
+    engine._bank.remove("usual")
     found += list(drawing)
     assert {(place, c.generation): c for place, c in found} == expected
     with pytest.raises(ModelError, match=r"no adapter 'usual' here \(loaded: small, large"):
@@ -236,7 +236,7 @@ def test_a_call_keeps_the_adapters_it_began_with(tiny_qwen2: Path):
 def test_a_new_version_of_an_adapter_is_used_from_the_next_call(tiny_qwen2: Path):
     engine = shared_engine(tiny_qwen2, "network", names=("usual",))
     before = collect(engine, [request(0, 5, "usual")])[0, 0]
-    engine.bank.add("usual", adapted(tiny_qwen2, "usual", seed=1).adapter(9), 8)
+    engine._bank.add("usual", adapted(tiny_qwen2, "usual", seed=1).adapter(9), 8)
     after = collect(engine, [request(0, 5, "usual")])[0, 0]
     assert after.policy_version == 9
     assert after.logprobs != before.logprobs
@@ -249,8 +249,8 @@ def test_what_does_not_fit_is_refused_with_its_name(tiny_qwen2: Path, tiny_qwen3
 
     def refused(match: str, changed) -> None:
         with pytest.raises(ModelError, match=match):
-            engine.bank.add("other", Adapter(0, changed), 8)
-        assert engine.bank.names == ("usual",)
+            engine._bank.add("other", Adapter(0, changed), 8)
+        assert engine._bank.names == ("usual",)
 
     refused(
         r"'other' does not fit .*layers\.0\.self_attn\.k_proj takes \[rank, 64\] and \[32, rank\]",
@@ -279,6 +279,6 @@ def test_a_sampler_without_a_bank_refuses_names(tiny_qwen2: Path):
 
 def test_a_pass_over_other_rows_than_were_laid_out_is_refused(tiny_qwen2: Path):
     engine = shared_engine(tiny_qwen2, "network", names=("usual",))
-    call = engine.bank.call(["usual", None])
+    call = engine._bank.call(["usual", None])
     with call.rows_of([0, 1]), pytest.raises(ValueError, match="a pass of 3 rows, but adapters are laid out for 2"):
         engine._network.prefix_pass(torch.ones(1, 3, dtype=torch.int64), torch.tensor([3]))

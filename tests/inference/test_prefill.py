@@ -181,11 +181,11 @@ def test_the_same_prompt_under_other_adapters_is_another(tiny_policy):
         model = base_copy(tiny_policy.model)
         network = sampling_network(model, shares_prefix=True)
         engine = engine_on(model, network, bank=AdapterBank(model, network), keep_bytes=keep_bytes)
-        engine.bank.add("a", adapters[0], 8)
-        engine.bank.add("b", adapters[1], 8)
+        engine._bank.add("a", adapters[0], 8)
+        engine._bank.add("b", adapters[1], 8)
         prompt = tuple(range(30, 50))
         found[keep_bytes] = [drawn(engine, [prompt] * 3, adapters=["a", "b", None]) for _ in range(2)]
-        engine.bank.add("a", adapters[2], 8)
+        engine._bank.add("a", adapters[2], 8)
         found[keep_bytes].append(drawn(engine, [prompt] * 3, adapters=["a", "b", None]))
     for kept, plain in zip(found[10**9], found[0], strict=True):
         assert_same(kept, plain)

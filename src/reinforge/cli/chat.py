@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +16,18 @@ from reinforge.cli.text import say, visible
 from reinforge.errors import UsageError
 
 if TYPE_CHECKING:
+    from reinforge.config import LoraParams
     from reinforge.data.render import Renderer
     from reinforge.inference.engine import Engine
+    from reinforge.policy.subject import Subject
+    from reinforge.types import Adapter, Prompt
 
 KEPT_BYTES = 2**30
 """Most memory for keys and values of what was said, so that a turn runs only what is new."""
 
 
 @click.command("chat")
-@click.argument("subject", metavar="MODEL_OR_ADAPTER")
+@click.argument("subjects", metavar="MODEL_OR_ADAPTER...", nargs=-1, required=True)
 @click.option("--system", help="System prompt; a run brings the one it was trained with.")
 @click.option(
     "--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True, help="0: always the likeliest."
@@ -31,23 +36,37 @@ KEPT_BYTES = 2**30
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same answers.")
 @runs_dir_option
 def chat_command(
-    subject: str, system: str | None, temperature: float, max_tokens: int | None, seed: int, runs_dir: Path
+    subjects: tuple[str, ...],
+    system: str | None,
+    temperature: float,
+    max_tokens: int | None,
+    seed: int,
+    runs_dir: Path,
 ) -> None:
-    """Talk to a model, an adapter or a run; answers go to stdout.
+    """Talk to a model, an adapter or a run, or to several side by side; answers go to stdout.
 
     MODEL_OR_ADAPTER is a folder or hub id of a model, an adapter folder, a run (RUN) or a run at a checkpoint
     (RUN@STEP). Each line of input is a message; /new forgets what was said, Ctrl-D ends.
+
+    Several must share one base model, which may be one of them. They answer every message in one batch, each after a
+    line with its name, and draw with the same random numbers.
     """
-    found = find_subject_name(subject, runs_dir)
-    with subject_errors(subject, runs_dir):
-        conversation = Conversation(found, system=system, temperature=temperature, max_tokens=max_tokens, seed=seed)
+    found = {find_subject_name(subject, runs_dir): subject for subject in subjects}
+    with ExitStack() as errors:
+        for subject in subjects:
+            errors.enter_context(subject_errors(subject, runs_dir))
+        conversation = Conversation(
+            list(found), system=system, temperature=temperature, max_tokens=max_tokens, seed=seed
+        )
     for line in _lines():
         if line == "/new":
             conversation.forget()
             say("forgotten")
         elif line:
-            answer = conversation.answer(line)
-            click.echo(visible(answer) if sys.stdout.isatty() else answer)
+            for subject, answer in zip(found.values(), conversation.answers(line), strict=True):
+                if len(found) > 1:
+                    click.secho(f"[{visible(subject)}]", bold=True)
+                click.echo(visible(answer) if sys.stdout.isatty() else answer)
 
 
 def _lines() -> Iterator[str]:
@@ -71,22 +90,36 @@ def _trained_system_prompt(run_path: Path) -> str | None:
     return system
 
 
+@dataclass
+class _Talk:
+    """What was said to one of the models, and by it."""
+
+    adapter: str | None
+    """Its name where several share a sampler."""
+    system: list[dict[str, Any]]
+    said: list[dict[str, Any]] = field(default_factory=list)
+
+
 class Conversation:
-    """A model that remembers what was said, as far as its window reaches."""
+    """Models that remember what was said, as far as their window reaches. Several share one base model and answer in
+    one batch, with the same random numbers."""
 
     def __init__(
-        self, subject: str, *, system: str | None, temperature: float, max_tokens: int | None, seed: int
+        self, subjects: Sequence[str], *, system: str | None, temperature: float, max_tokens: int | None, seed: int
     ) -> None:
-        from reinforge.cluster.local import make_sampler
+        from reinforge.cluster.local import make_sampler, make_shared_sampler
         from reinforge.cluster.task import window_of
         from reinforge.config import SamplingParams
         from reinforge.data.render import Renderer
-        from reinforge.policy.subject import find_subject
+        from reinforge.policy.subject import find_subject, load_base_of
 
-        found = find_subject(subject)
-        if system is None and found.run is not None:
-            system = _trained_system_prompt(found.run)
-        policy = found.load()
+        found = {name: find_subject(name) for name in subjects}
+        is_one = len(found) == 1
+        adapters: Mapping[str, tuple[Adapter, LoraParams]] = {}
+        if is_one:
+            policy = found[subjects[0]].load()
+        else:
+            policy, adapters = load_base_of(found)
         window = window_of(policy) or 4096
         self._max_tokens = max_tokens or min(512, window // 2)
         if self._max_tokens >= window:
@@ -94,35 +127,63 @@ class Conversation:
         self._longest_prompt = window - self._max_tokens
         self._renderer: Renderer = Renderer.from_folder(policy.folder)
         params = SamplingParams(temperature=temperature or 1.0)
-        self._sampler: Engine = make_sampler(
-            policy, self._renderer, params, self._max_tokens, slots=1, keep_bytes=KEPT_BYTES
+        make = make_sampler if is_one else make_shared_sampler
+        self._sampler: Engine = make(
+            policy, self._renderer, params, self._max_tokens, slots=len(found), keep_bytes=KEPT_BYTES
         )
-        self._sampler.load(policy.adapter(0))
+        for name, (adapter, lora) in adapters.items():
+            self._sampler.add_adapter(name, adapter, lora)
         self._greedy, self._seed, self._turn = temperature == 0, seed, 0
-        self._system: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-        self._said: list[dict[str, Any]] = []
+        self._talks = [
+            _Talk(name if name in adapters else None, _system_messages(subject, system))
+            for name, subject in found.items()
+        ]
 
     def forget(self) -> None:
-        self._said = []
+        for talk in self._talks:
+            talk.said = []
 
-    def answer(self, message: str) -> str:
-        """The model's next words. When the window is full, the oldest messages are forgotten, two at a time."""
-        from reinforge.types import Example, SampleRequest
+    def answers(self, message: str) -> list[str]:
+        """The next words of each model."""
+        from reinforge.types import SampleRequest
 
-        self._said.append({"role": "user", "content": message})
-        prompt = self._renderer.prompt(Example(self._turn, (*self._system, *self._said)))
+        requests = [
+            SampleRequest(
+                self._prompt(talk, message),
+                1,
+                (self._seed, self._turn, 0),
+                greedy=self._greedy,
+                adapter=talk.adapter,
+            )
+            for talk in self._talks
+        ]
+        texts = {place: completion.text for place, completion in self._sampler.sample(requests)}
+        self._turn += 1
+        for place, talk in enumerate(self._talks):
+            talk.said.append({"role": "assistant", "content": texts[place]})
+        return [texts[place] for place in range(len(self._talks))]
+
+    def _prompt(self, talk: _Talk, message: str) -> Prompt:
+        """When the window is full, the oldest messages are forgotten, two at a time."""
+        from reinforge.types import Example
+
+        talk.said.append({"role": "user", "content": message})
+        prompt = self._renderer.prompt(Example(self._turn, (*talk.system, *talk.said)))
         while prompt.num_tokens > self._longest_prompt:
-            if len(self._said) == 1:
-                self._said = []
+            if len(talk.said) == 1:
+                self.forget()
                 raise UsageError(
                     f"The message has {prompt.num_tokens} tokens; with answers of {self._max_tokens} the model's window"
                     f" takes {self._longest_prompt}.",
                     hint="Shorten it, or lower --max-tokens.",
                 )
-            self._said = self._said[2:]
-            prompt = self._renderer.prompt(Example(self._turn, (*self._system, *self._said)))
-        request = SampleRequest(prompt, 1, (self._seed, self._turn, 0), greedy=self._greedy)
-        ((_, completion),) = self._sampler.sample([request])
-        self._turn += 1
-        self._said.append({"role": "assistant", "content": completion.text})
-        return completion.text
+            talk.said = talk.said[2:]
+            prompt = self._renderer.prompt(Example(self._turn, (*talk.system, *talk.said)))
+        return prompt
+
+
+def _system_messages(subject: Subject, given: str | None) -> list[dict[str, Any]]:
+    """As asked for, else as the run was trained."""
+    if given is None and subject.run is not None:
+        given = _trained_system_prompt(subject.run)
+    return [{"role": "system", "content": given}] if given else []

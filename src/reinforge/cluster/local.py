@@ -132,9 +132,14 @@ def make_sampler(
 
 
 def make_shared_sampler(
-    policy: Policy, renderer: Renderer, params: SamplingParams, max_tokens: int, slots: int
+    policy: Policy,
+    renderer: Renderer,
+    params: SamplingParams,
+    max_tokens: int,
+    slots: int,
+    keep_bytes: int = 0,
 ) -> Engine:
-    """A sampler on the policy's base, for requests that each name an adapter of its bank, or none."""
+    """A sampler on the policy's base, for requests that each name an adapter added to it, or none."""
     model = base_copy(policy.model)
     network = sampling_network(model, policy.shares_prefix)
     return Engine(
@@ -147,6 +152,7 @@ def make_shared_sampler(
         shared_prefix=policy.shares_prefix,
         network=network,
         bank=AdapterBank(model, network),
+        keep_bytes=keep_bytes,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from reinforge.config import SamplingParams
+from reinforge.config import LoraParams, SamplingParams
 from reinforge.errors import ModelError
 from reinforge.inference.adapter_bank import AdapterBank, AdapterCall
 from reinforge.inference.decoders import Decoder, NetworkDecoder, PlainDecoder, SlotDecoder
@@ -64,7 +64,7 @@ class Engine:
         self._keep_bytes = keep_bytes
         self._kept = self._nothing_kept()
         self._load_weights = load_weights
-        self.bank = bank
+        self._bank = bank
         self._policy_version = 0
 
     def load(self, adapter: Adapter) -> None:
@@ -74,6 +74,19 @@ class Engine:
         self._kept = self._nothing_kept()
         self._load_weights(adapter)
         self._policy_version = adapter.version
+
+    def add_adapter(self, name: str, adapter: Adapter, lora: LoraParams) -> None:
+        """Hold an adapter that requests may name; it replaces one of the same name for later calls."""
+        self._held().add(name, adapter, lora.lora_alpha)
+
+    def remove_adapter(self, name: str) -> None:
+        """Let go of an adapter; a call that has begun keeps it."""
+        self._held().remove(name)
+
+    def _held(self) -> AdapterBank:
+        if self._bank is None:
+            raise ModelError("This sampler holds no adapters besides its own.", hint="Make it with a bank.")
+        return self._bank
 
     def sample(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Completion]]:
         """Yield (place of the request, completion) as completions end."""
@@ -100,11 +113,9 @@ class Engine:
 
     def _adapters_of(self, requests: Sequence[SampleRequest]) -> AdapterCall:
         names = [request.adapter for request in requests]
-        if self.bank is not None:
-            return self.bank.call(names)
-        if any(names):
-            raise ModelError("This sampler holds no adapters to name in a request.", hint="Make it with a bank.")
-        return AdapterCall.none(len(requests))
+        if self._bank is None and not any(names):
+            return AdapterCall.none(len(requests))
+        return self._held().call(names)
 
     def _nothing_kept(self) -> KeptKeys | None:
         """A new store, so that an unfinished call with earlier weights writes into none that is read."""

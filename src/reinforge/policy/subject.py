@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from reinforge.config import LoraParams
 from reinforge.errors import UsageError
-from reinforge.policy.model import Policy, is_adapter_folder, load_adapter_folder, load_policy
+from reinforge.policy.model import Policy, is_adapter_folder, load_adapter_folder, load_policy, resolve_folder
 from reinforge.run_store import Run, list_checkpoints
+from reinforge.types import Adapter
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,46 @@ class Subject:
             "trust_remote_code": trust_remote_code,
             "load_in_4bit": load_in_4bit or self.trained_in_4bit,
         }
-        if self.adapter is None:
-            assert self.base_model is not None
-            return load_policy(self.base_model, LoraParams(rank=1), seed=0, **options)
-        base_model, lora, weights = load_adapter_folder(self.adapter)
-        policy = load_policy(self.base_model or base_model, lora, seed=0, **options)
+        base_model, adapter = self.read()
+        if adapter is None:
+            return load_policy(base_model, LoraParams(rank=1), seed=0, **options)
+        lora, weights = adapter
+        policy = load_policy(base_model, lora, seed=0, **options)
         policy.load_weights(weights)
         return policy
+
+    def read(self) -> tuple[str, tuple[LoraParams, dict[str, Tensor]] | None]:
+        """(base model, its adapter); None for the base model itself."""
+        if self.adapter is None:
+            assert self.base_model is not None
+            return self.base_model, None
+        base_model, lora, weights = load_adapter_folder(self.adapter)
+        return self.base_model or base_model, (lora, weights)
+
+
+def load_base_of(subjects: Mapping[str, Subject]) -> tuple[Policy, dict[str, tuple[Adapter, LoraParams]]]:
+    """The base model that several subjects share, and the adapters by the subjects' names; a subject that is the base
+    model itself has none."""
+    base_models, adapters = {}, {}
+    for name, subject in subjects.items():
+        base_models[name], adapter = subject.read()
+        if adapter is not None:
+            adapters[name] = (Adapter(0, adapter[1]), adapter[0])
+    folders = {name: resolve_folder(base_model).resolve() for name, base_model in base_models.items()}
+    first, *others = folders
+    for other in others:
+        if folders[other] != folders[first]:
+            raise UsageError(
+                f"{first} is on the base model {base_models[first]}, {other} on {base_models[other]}.",
+                hint="Side by side, all must share one base model.",
+            )
+    in_4bit = {name: subjects[name].trained_in_4bit for name in adapters}
+    if len(set(in_4bit.values())) > 1:
+        raise UsageError(
+            f"{', '.join(name for name in in_4bit if in_4bit[name])}: trained on a base in 4 bits, the others were not.",
+            hint="Compare them apart.",
+        )
+    return load_policy(base_models[first], LoraParams(rank=1), seed=0, load_in_4bit=any(in_4bit.values())), adapters
 
 
 def find_subject(name: str | Path) -> Subject:
