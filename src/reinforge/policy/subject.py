@@ -80,7 +80,7 @@ def load_base_of(subjects: Mapping[str, Subject]) -> tuple[Policy, dict[str, tup
     in_4bit = {name: subjects[name].trained_in_4bit for name in adapters}
     if len(set(in_4bit.values())) > 1:
         raise UsageError(
-            f"{', '.join(name for name in in_4bit if in_4bit[name])}: trained on a base in 4 bits, the others were not.",
+            f"{', '.join(name for name in in_4bit if in_4bit[name])}: trained on a base in 4 bits, the rest not.",
             hint="Compare them apart.",
         )
     return load_policy(base_models[first], LoraParams(rank=1), seed=0, load_in_4bit=any(in_4bit.values())), adapters
