@@ -18,7 +18,7 @@ COMMANDS = {
     "train": ("train", "Train an adapter as a config file says."),
     "demo": ("train", "Watch a tiny model learn to keep searching, on this machine's CPU."),
     "eval": ("evaluate", "Score a model, an adapter or a run on held-out prompts."),
-    "chat": ("chat", "Talk to a model, an adapter or a run; answers go to stdout."),
+    "chat": ("chat", "Talk to a model, an adapter or a run, or to several side by side; answers go to stdout."),
     "grade": ("grade", "Score the completions of a data set with REWARDS."),
     "grader": ("grader", "Check a grader's JSON, and try it on one completion."),
     "rewards": ("rewards", "Change the reward functions of a run, and read what they did."),
