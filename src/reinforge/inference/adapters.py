@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reinforge.errors import ModelError
-from reinforge.policy.model import MAX_PREFIX_GAP, find_network
-from reinforge.policy.network import Network
+from reinforge.policy.model import find_network
+from reinforge.policy.network import Network, is_the_models
 from reinforge.policy.quantized import shared_states
 from reinforge.policy.slots import step_gap
 from reinforge.types import Adapter
@@ -101,7 +101,7 @@ def sampling_network(model: PreTrainedModel, shares_prefix: bool) -> Network | N
     if network is None:
         return None
     network.adopt_weights()
-    return network if step_gap(network, model) <= MAX_PREFIX_GAP else None
+    return network if is_the_models(network, step_gap(network, model)) else None
 
 
 def _share(model: PreTrainedModel) -> PreTrainedModel:

@@ -73,7 +73,7 @@ class NetworkDecoder:
     """Our own network; slots grow as their rows do."""
 
     def __init__(self, network: Network, num_slots: int) -> None:
-        self.device = torch.device("cpu")
+        self.device = network.device
         self._num_slots = num_slots
         self._slots = NetworkSlots(network, num_slots)
         self._prefills: dict[int, Prefill] = {}

@@ -99,18 +99,19 @@ def run_behind(network: Network, tokens: Sequence[TokenIds], before: Sequence[Pr
     kind = [distinct.index(prefix) for prefix in before]
     order = sorted(range(len(tokens)), key=kind.__getitem__)  # what stands behind the same, side by side
     own = [tokens[i][_length(before[i]) :] for i in order]
-    token_ids_NL, _ = pad(own, "cpu")
+    token_ids_NL, _ = pad(own, network.device)
     behind = None
     if distinct != [None]:
-        behind = (_stacked(network, distinct), torch.tensor([kind[i] for i in order]))
-    computed = network.prefix_pass(token_ids_NL, torch.tensor([len(ids) for ids in own]), behind=behind)
+        behind = (_stacked(network, distinct), torch.tensor([kind[i] for i in order], device=network.device))
+    lengths_N = torch.tensor([len(ids) for ids in own], device=network.device)
+    computed = network.prefix_pass(token_ids_NL, lengths_N, behind=behind)
     found = {i: Prefix.of(computed, row, is_shared=False) for row, i in enumerate(order)}
     return [found[i] if prefix is None else prefix.followed_by(found[i]) for i, prefix in enumerate(before)]
 
 
 def _stacked(network: Network, prefixes: Sequence[Prefix | None]) -> PrefixKV:
     """Right-padded to the longest; None is a prefix without tokens."""
-    lengths_N = torch.tensor([_length(prefix) for prefix in prefixes])
+    lengths_N = torch.tensor([_length(prefix) for prefix in prefixes], device=network.device)
     if len(prefixes) == 1 and (only := prefixes[0]) is not None:
         return PrefixKV(tuple(key[None] for key in only.keys), tuple(value[None] for value in only.values), lengths_N)
     room = int(lengths_N.max())

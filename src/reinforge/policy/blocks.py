@@ -15,13 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reinforge.policy.products import linear
+from reinforge.policy.plain_attention import wide
 from reinforge.policy.stacks import Stack
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """y = x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019). The weight is frozen."""
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019). The weight is frozen.
+
+    As in transformers the mean is at least float32, and what is multiplied by the weight has the dtype of x."""
 
     weight_E: Tensor
     eps: float
@@ -30,19 +32,20 @@ class Norm:
         return self.apply(x_ME, self.rates(x_ME))
 
     def rates(self, x_ME: Tensor) -> Tensor:
-        """1 / sqrt(mean(x^2) + eps), [M, 1]."""
-        norms_M1 = torch.linalg.vector_norm(x_ME, dim=-1, keepdim=True)
+        """1 / sqrt(mean(x^2) + eps), [M, 1]; at least float32."""
+        norms_M1 = torch.linalg.vector_norm(wide(x_ME), dim=-1, keepdim=True)
         means_M1: Tensor = norms_M1.square_().mul_(1 / x_ME.shape[-1])
         return means_M1.add_(self.eps).rsqrt_()
 
     def apply(self, x_ME: Tensor, rates_M1: Tensor) -> Tensor:
-        return (x_ME * rates_M1).mul_(self.weight_E)
+        return (x_ME * rates_M1).to(x_ME.dtype).mul_(self.weight_E)
 
     def input_gradient(self, x_ME: Tensor, rates_M1: Tensor, grad_ME: Tensor) -> Tensor:
         """r g w - x r^3 mean(g w x), with r the rates."""
-        weighted_ME = grad_ME * self.weight_E
-        means_M1 = torch.linalg.vecdot(weighted_ME, x_ME)[:, None].mul_(1 / x_ME.shape[-1])
-        return weighted_ME.mul_(rates_M1).addcmul_(x_ME, means_M1 * rates_M1.pow(3), value=-1)
+        weighted_ME, wide_ME = wide(grad_ME * self.weight_E), wide(x_ME)
+        means_M1 = torch.linalg.vecdot(weighted_ME, wide_ME)[:, None].mul_(1 / x_ME.shape[-1])
+        slopes_ME = weighted_ME.mul_(rates_M1).addcmul_(wide_ME, means_M1 * rates_M1.pow(3), value=-1)
+        return slopes_ME.to(x_ME.dtype)
 
 
 def normed(x: Tensor, norm: Norm) -> Tensor:
@@ -94,7 +97,7 @@ class _Projected(torch.autograd.Function):
         gradients = stack.matrix_gradients(x_MI, grad_MO)
         grad_ME = None
         if ctx.needs_input_grad[0]:
-            grad_ME = linear(grad_MO, stack.weight().t())
+            grad_ME = stack.input_gradient(grad_MO)
             if norm is not None:
                 grad_ME = norm.input_gradient(hidden_ME, rates_M1, grad_ME)
         return grad_ME, None, None, *gradients
@@ -117,7 +120,7 @@ class _Mlp(torch.autograd.Function):
         gate_MF, up_MF = wide_MO.chunk(2, dim=-1)
         silu_MF = F.silu(gate_MF)
         down_gradients = down.matrix_gradients(silu_MF * up_MF, grad_ME)
-        inner_MF = linear(grad_ME, down.weight().t())
+        inner_MF = down.input_gradient(grad_ME)
         wide_grad_MO = torch.empty_like(wide_MO)
         torch.mul(inner_MF, silu_MF, out=wide_grad_MO[:, gate_MF.shape[1] :])
         inner_MF *= up_MF
@@ -125,6 +128,6 @@ class _Mlp(torch.autograd.Function):
         gate_up_gradients = gate_up.matrix_gradients(norm.apply(hidden_ME, rates_M1), wide_grad_MO)
         hidden_grad_ME = None
         if ctx.needs_input_grad[0]:
-            normed_grad_ME = linear(wide_grad_MO, gate_up.weight().t())
+            normed_grad_ME = gate_up.input_gradient(wide_grad_MO)
             hidden_grad_ME = norm.input_gradient(hidden_ME, rates_M1, normed_grad_ME).add_(grad_ME)
         return hidden_grad_ME, None, None, None, *gate_up_gradients, *down_gradients

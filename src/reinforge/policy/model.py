@@ -28,12 +28,11 @@ from reinforge.config import LoraParams
 from reinforge.errors import ModelError, SetupError
 from reinforge.policy import attention, dropout, quantized
 from reinforge.policy.counter_random import stream_key
-from reinforge.policy.network import Network, largest_gap
+from reinforge.policy.network import Network, is_the_models, largest_gap
 from reinforge.types import Adapter
 
 MAX_PREFIX_GAP = 1e-4
-"""Largest logit difference (float32) at which the shared-prefix path, and as a share of the largest logit our own
-network, count as the model's own."""
+"""Largest logit difference (float32) at which the shared-prefix path counts as the model's own."""
 _SMALL_DTYPE_GAP = 0.25
 """The same for bfloat16 and float16, whose logits carry about three digits."""
 
@@ -128,13 +127,15 @@ def load_policy(
     peft_model.eval()
     keys = dropout.install(peft_model, lora.lora_dropout)
     network = find_network(model) if shares_prefix else None
+    if network is not None:
+        network.adopt_weights()
     return Policy(cast(PeftModel, peft_model), model, folder, shares_prefix, keys, (*how_loaded, *notes), network)
 
 
 def find_network(model: PreTrainedModel) -> Network | None:
     """The network to run instead of a model with shared-prefix attention: one that knows it and gives its logits."""
     network = Network.of(model)
-    if network is None or largest_gap(network, model) > MAX_PREFIX_GAP:
+    if network is None or not is_the_models(network, largest_gap(network, model)):
         return None
     return network
 

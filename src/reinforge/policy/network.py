@@ -4,8 +4,9 @@ Beside `attention.py` the only file that knows transformers from inside: it read
 their names, and computes what they compute with fewer and larger products (`stacks.py`), attention that reads a prompt
 once for its group (`two_part_attention.py`) and blocks that keep little for the backward pass (`blocks.py`).
 
-`Network.of` takes a model only if it recognises every part of it; whoever uses one compares it with the model's own
-passes first (`largest_gap`). Every other model, and every other device than the CPU, runs as transformers has it.
+`Network.of` takes a model only if it recognises every part of it, in float32 or bfloat16, on a CPU or a CUDA GPU;
+whoever uses one compares it with the model's own passes first (`largest_gap`). Every other model runs as transformers
+has it.
 
 Shapes: N prompts, B rows (completions), L prefix tokens (padded), T row tokens (padded), M tokens without padding, H
 query heads, K key/value heads, G = H / K, D head size, E hidden size, I = H D, V vocabulary.
@@ -33,6 +34,7 @@ from reinforge.policy.stacks import Stack, is_plain
 from reinforge.policy.two_part_attention import Run, attend, runs_of
 
 _CLASSES = (Qwen2ForCausalLM, Qwen3ForCausalLM, LlamaForCausalLM)
+_DEVICES = ("cpu", "cuda")
 _STATIC_POSITIONS = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary positions that do not depend on the sequences computed."""
 
@@ -69,8 +71,9 @@ class Network:
         self.num_kv_heads = first.k_proj.out_features // self.head_size
         self.layers = [_layer(module) for module in decoder.layers]
         self.norm = _norm(decoder.norm)
-        self.rotation = Rotation(decoder.rotary_emb.inv_freq, decoder.rotary_emb.attention_scaling)
         self._embedding, self._head = decoder.embed_tokens, cast(nn.Linear, model.get_output_embeddings())
+        self.device, self.dtype = self._embedding.weight.device, self._embedding.weight.dtype
+        self.rotation = Rotation(decoder.rotary_emb.inv_freq, decoder.rotary_emb.attention_scaling, self.dtype)
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Network | None:
@@ -139,7 +142,7 @@ class Network:
 
     def random_ids(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Token ids to try it with."""
-        return torch.randint(self._embedding.num_embeddings, shape, generator=generator)
+        return torch.randint(self._embedding.num_embeddings, shape, generator=generator, device="cpu").to(self.device)
 
     def embedded(self, token_ids_M: Tensor) -> Tensor:
         return F.embedding(token_ids_M, self._embedding.weight)
@@ -170,7 +173,8 @@ class Network:
 
     def new_keys(self, num_slots: int, room: int) -> Tensor:
         """Zeros [slots, K, room, D]."""
-        return torch.zeros(num_slots, self.num_kv_heads, room, self.head_size)
+        shape = (num_slots, self.num_kv_heads, room, self.head_size)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def _run(
         self,
@@ -201,16 +205,26 @@ class Network:
         return heads_split(heads, *turns, self.num_kv_heads)
 
 
+MAX_GAP, MAX_BFLOAT16_GAP = 1e-4, 0.05
+"""Largest `logit_gap` at which the network counts as the model's own passes, in float32 and in bfloat16. The passes of
+one model differ by as much among themselves: 1e-6, and 0.01 to 0.02 of the largest logit."""
+
+
+def is_the_models(network: Network, gap: float) -> bool:
+    """Whether so small a gap is rounding."""
+    return gap <= (MAX_GAP if network.dtype == torch.float32 else MAX_BFLOAT16_GAP)
+
+
 def largest_gap(network: Network, model: PreTrainedModel, seed: int = 0) -> float:
     """`logit_gap` between the network and the model's own shared-prefix passes, on random ids."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, device = torch.Generator().manual_seed(seed), network.device
     prefix_NL, row_BT = network.random_ids((3, 11), generator), network.random_ids((4, 5), generator)
-    lengths_N, prefix_of_B = torch.tensor([0, 6, 11]), torch.tensor([2, 2, 0, 1])
+    lengths_N, prefix_of_B = (torch.tensor(values, device=device) for values in ([0, 6, 11], [2, 2, 0, 1]))
     with torch.no_grad():
         theirs = attention.completion_pass(
             model, row_BT, attention.prefix_pass(model, prefix_NL, lengths_N), prefix_of_B
         )
-        mask_BT = torch.arange(5) < torch.tensor([[5], [3], [1], [5]])
+        mask_BT = torch.arange(5, device=device) < torch.tensor([[5], [3], [1], [5]], device=device)
         ours = network.completion_pass(row_BT, mask_BT, network.prefix_pass(prefix_NL, lengths_N), prefix_of_B)
         head = attention.output_head(model)
         return logit_gap(head(ours), head(theirs[mask_BT]))
@@ -250,7 +264,9 @@ def _norm(module: Any) -> Norm:
 
 def _is_known(model: PreTrainedModel) -> bool:
     """Whether class, config, device, dtype and every linear layer are what this file computes."""
-    if type(model) not in _CLASSES or any(p.device.type != "cpu" for p in model.parameters()):
+    devices = {p.device for p in model.parameters()}
+    dtypes = {p.dtype for name, p in model.named_parameters() if "lora_" not in name}
+    if type(model) not in _CLASSES or len(devices) > 1 or len(dtypes) > 1 or devices.pop().type not in _DEVICES:
         return False
     config, decoder, head = model.config, cast(Any, model).model, model.get_output_embeddings()
     positions = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")

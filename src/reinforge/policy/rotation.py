@@ -17,10 +17,10 @@ _TABLE_STEP = 1024
 class Rotation:
     """Cosines and sines of a model's frequencies."""
 
-    def __init__(self, frequencies: Tensor, scaling: float) -> None:
-        """`scaling` multiplies both, as yarn wants it; 1 otherwise."""
+    def __init__(self, frequencies: Tensor, scaling: float, dtype: torch.dtype = torch.float32) -> None:
+        """`scaling` multiplies both, as yarn wants it; 1 otherwise. Computed in float32 and given out as `dtype`."""
         self._frequencies, self._scaling = frequencies.detach().float(), scaling
-        self._cos_sin_SD: Tensor = torch.empty(0, 2 * frequencies.numel(), device=frequencies.device)
+        self._cos_sin_SD = torch.empty(0, 2 * frequencies.numel(), dtype=dtype, device=frequencies.device)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines, each [.., D / 2], of positions [..]."""
@@ -34,7 +34,8 @@ class Rotation:
     def _grow(self, num_positions: int) -> None:
         positions = torch.arange(num_positions, device=self._frequencies.device).float()
         angles = positions[:, None] * self._frequencies
-        self._cos_sin_SD = torch.cat([angles.cos(), angles.sin()], dim=-1) * self._scaling
+        table = torch.cat([angles.cos(), angles.sin()], dim=-1) * self._scaling
+        self._cos_sin_SD = table.to(self._cos_sin_SD.dtype)
 
 
 def heads_split(heads_BTHD: Tensor, cos: Tensor, sin: Tensor, num_kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -68,7 +68,7 @@ class NetworkSlots:
         self._keys = [network.new_keys(num_slots, 0) for _ in network.layers]
         self._values = [network.new_keys(num_slots, 0) for _ in network.layers]
         self._prefix_of_slot: list[Prefix | None] = [None] * num_slots
-        self._shared_lengths_S = torch.zeros(num_slots, dtype=torch.int64)
+        self._shared_lengths_S = torch.zeros(num_slots, dtype=torch.int64, device=network.device)
         self._groups: _Groups | None = None
 
     def clear(self) -> None:
@@ -103,8 +103,8 @@ class NetworkSlots:
         network, B = self.network, len(token_ids_B)
         if self._groups is None or self._groups.num_rows != B:
             self._prefix_of_slot[B:] = [None] * (self._num_slots - B)  # frees what nobody attends to any more
-            self._groups = _Groups.of(self._prefix_of_slot[:B])
-        own = _OwnPart.of(lengths_B - self._shared_lengths_S[:B])
+            self._groups = _Groups.of(self._prefix_of_slot[:B], network.device)
+        own = _OwnPart.of(lengths_B - self._shared_lengths_S[:B], network.dtype)
         self._make_room(own.limit)
         turns = network.rotation.at(lengths_B)
         hidden_BE = network.embedded(token_ids_B)
@@ -147,14 +147,15 @@ class _OwnPart:
     """[B, 1, 1, limit]; None where all slots hold the same number of tokens."""
 
     @classmethod
-    def of(cls, lengths_B: Tensor) -> _OwnPart:
+    def of(cls, lengths_B: Tensor, dtype: torch.dtype) -> _OwnPart:
         """`lengths_B`: tokens in the slots before the step."""
         shortest, longest = (int(bound) for bound in torch.aminmax(lengths_B))
         mask = None
         if shortest != longest:
-            hidden_BS = torch.arange(longest + 1) > lengths_B[:, None]
-            mask = torch.zeros(hidden_BS.shape).masked_fill_(hidden_BS, float("-inf"))[:, None, None]
-        return cls(torch.arange(len(lengths_B)), lengths_B, longest + 1, mask)
+            hidden_BS = torch.arange(longest + 1, device=lengths_B.device) > lengths_B[:, None]
+            mask = torch.zeros(hidden_BS.shape, dtype=dtype, device=lengths_B.device)
+            mask = mask.masked_fill_(hidden_BS, float("-inf"))[:, None, None]
+        return cls(torch.arange(len(lengths_B), device=lengths_B.device), lengths_B, longest + 1, mask)
 
     def write(self, slots_SKCD: Tensor, given_BKD: Tensor) -> None:
         if self.mask is None:
@@ -166,19 +167,20 @@ class _OwnPart:
 class _Groups:
     """Live rows by the prefix they share."""
 
-    def __init__(self, num_rows: int, members: Sequence[tuple[Prefix, list[int]]]) -> None:
+    def __init__(self, num_rows: int, members: Sequence[tuple[Prefix, list[int]]], device: torch.device) -> None:
         self.num_rows = num_rows
         self._members = members
         order = [row for _, rows in members for row in rows]
-        self._order: Tensor | None = None if order == list(range(num_rows)) else torch.tensor(order)
+        in_order = order == list(range(num_rows))
+        self._order: Tensor | None = None if in_order else torch.tensor(order, device=device)
 
     @classmethod
-    def of(cls, prefixes: Sequence[Prefix | None]) -> _Groups:
+    def of(cls, prefixes: Sequence[Prefix | None], device: torch.device) -> _Groups:
         rows_of: dict[Prefix, list[int]] = {}
         for row, prefix in enumerate(prefixes):
             if prefix is not None:
                 rows_of.setdefault(prefix, []).append(row)
-        return cls(len(prefixes), list(rows_of.items()))
+        return cls(len(prefixes), list(rows_of.items()), device)
 
     def add_prefixes(self, query_BKGD: Tensor, layer: int, out_BGKD: Tensor, sums_BGK: Tensor) -> None:
         """Let the rows attend to their prefixes too, in place."""
@@ -209,9 +211,9 @@ class _Groups:
 def step_gap(network: Network, model: PreTrainedModel, seed: int = 0) -> float:
     """`logit_gap` between steps of the slots and the model's own shared-prefix passes, on random ids: rows behind a
     shared and a copied prefix and none, two steps each."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, device = torch.Generator().manual_seed(seed), network.device
     prefix_NL, row_BT = network.random_ids((3, 9), generator), network.random_ids((4, 2), generator)
-    lengths_N, prefix_of_B = torch.tensor([9, 4, 0]), torch.tensor([0, 1, 0, 2])
+    lengths_N, prefix_of_B = (torch.tensor(values, device=device) for values in ([9, 4, 0], [0, 1, 0, 2]))
     computed = network.prefix_pass(prefix_NL, lengths_N)
     prefixes = [Prefix.of(computed, index, is_shared=index == 0) for index in range(3)]
     slots = NetworkSlots(network, 4)
