@@ -10,7 +10,7 @@ import click
 
 from reinforge.cli.options import no_sandbox_option
 from reinforge.cli.text import figure, say, table, visible
-from reinforge.errors import RewardError, UsageError
+from reinforge.errors import ConfigError, RewardError, UsageError
 
 MAX_FILE_BYTES = 4 << 20
 
@@ -104,12 +104,21 @@ def run_command(
     runtime = rewards.runtime if rewards else RewardFunctionsRuntimeConfig()
     if unsafe_no_sandbox:
         runtime = runtime.model_copy(update={"unsafe_no_sandbox": True})
-    reply = run(grader, _text(completion), _row(row), runtime=runtime, judge=rewards.judge if rewards else None)
+    judge = rewards.judge if rewards else None
+    try:
+        reply = run(grader, _text(completion), _row(row), runtime=runtime, judge=judge, tell=_tell)
+    except ConfigError as error:
+        hint = error.hint if config else "Name a config that says where it is asked: --config CONFIG."
+        raise ConfigError(error.message, hint=hint) from None
     if as_json:
         click.echo(json.dumps(reply))  # in ASCII: a completion may hold half a surrogate pair
     else:
         click.echo(_reply_text(reply))
     context.exit(0 if reply["metadata"]["valid"] else 3)
+
+
+def _tell(text: str) -> None:
+    say(visible(text, one_line=True))
 
 
 def _text(given: str) -> str:

@@ -37,16 +37,17 @@ class RewardFunctionGrader:
         settings: Mapping[str, RewardFunctionSettings] | None = None,
         tell: Tell = silent,
         judge: JudgeConfig | None = None,
+        tell_try: Tell = silent,
     ) -> None:
         """`settings` by display name; they hold for every version. `tell` is called with what takes long; `judge` says
-        where judges are asked."""
+        where judges are asked, and `tell_try` hears of every request that is sent to them again."""
         self._tell = tell
         self.packages: tuple[str, ...] = ()
         """`name==version` of the config's packages."""
         self._runtime = runtime or RewardFunctionsRuntimeConfig()
         self._settings = dict(settings or {})
         self._judge = judge or JudgeConfig()
-        self.judges = Judges(self._judge, tell)
+        self.judges = Judges(self._judge, tell, tell_try=tell_try)
         self.network = Network()
         self._scorers: list[Scorer] = []
         try:

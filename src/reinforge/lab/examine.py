@@ -26,6 +26,7 @@ from reinforge.lab.find_gold import FoundGold, GoldOptions, find_gold
 from reinforge.lab.judges import judge_cost, judge_facts, judges_in
 from reinforge.lab.run import MAX_HANGS, Lab, hangs, num_own, spread
 from reinforge.run_store.judgements import Usage
+from reinforge.sandbox.environments import Tell, silent
 from reinforge.sandbox.limits import Limits
 from reinforge.types import Example
 
@@ -54,6 +55,7 @@ class Options:
     config: GRPOConfig | None = None
     """The run that the functions are for, where that is known: what it counts as correct, its model, its size."""
     progress: Progress = no_progress
+    tell: Tell = silent
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ def examine(
     own_rows = {example.index for example in examples[len(examples) - num_own(options.cases) :]}
     data_rows = [example for example in examples if example.index not in own_rows]
     names = {function.name for function in functions if any(judges_in(function))}
-    lab = Lab(functions, examples, runtime, dict(settings or {}), options.judge, bool(names), options.progress)
+    lab = Lab(
+        functions, examples, runtime, dict(settings or {}), options.judge, bool(names), options.progress, options.tell
+    )
     num_rows = options.num_rows or (NUM_JUDGED_ROWS if names else NUM_ROWS)
     packages = next((function.packages for function in functions if function.packages), ())
     limits = replace(Limits.from_config(runtime), packages=packages)

@@ -19,6 +19,7 @@ from reinforge.lab.cases import LADDER, GoldenCase
 from reinforge.lab.find_gold import FoundGold
 from reinforge.lab.gold import Gold
 from reinforge.lab.probes import Answers, Probe, fuzz, padded, probes
+from reinforge.sandbox.environments import Tell, silent
 from reinforge.types import Example, Grade
 
 MAX_TYPED = 40
@@ -40,10 +41,11 @@ class Lab:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     has_judges: bool = False
     progress: Progress = no_progress
+    tell: Tell = silent
 
     def grader(self, runtime: RewardFunctionsRuntimeConfig | None = None) -> RewardFunctionGrader:
         """The functions in processes of their own; to be closed."""
-        return RewardFunctionGrader(self.functions, runtime or self.runtime, self.settings, judge=self.judge)
+        return RewardFunctionGrader(self.functions, runtime or self.runtime, self.settings, self.tell, self.judge)
 
     @property
     def by_row(self) -> dict[int, Example]:

@@ -80,6 +80,7 @@ def examine_request(request: Request, base_dir: Path | None = None) -> LabReport
         judge=loaded.judge,
         config=loaded.config,
         progress=request.progress,
+        tell=request.tell,
     )
     return examine(loaded.functions, examples, loaded.runtime, loaded.settings, options)
 

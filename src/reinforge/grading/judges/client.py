@@ -101,6 +101,7 @@ class JudgeClient:
             max_wait_s=config.max_wait_s if config.down == "wait" else 0.0,
             patience=self._patience,
             tell=self._note,
+            tell_try=lambda text: self.tell_try(text),
         )
         self._judgements = Judgements()
         self._meter = Meter(config, self._judgements)
@@ -109,6 +110,8 @@ class JudgeClient:
         self._lock = threading.Lock()
         self.tell: Callable[[str], None] = lambda text: None
         """Told, from any thread, when the judge goes down and when it is back."""
+        self.tell_try: Callable[[str], None] = lambda text: None
+        """Told of everything that is sent again."""
 
     def keep_in(self, folder: Path) -> None:
         """Keep answers and counts in this folder. Before the first question."""
@@ -204,8 +207,10 @@ class JudgeClient:
                 raise JudgeFault(SERVER_ERROR, result.message)
             self._meter.count("retries")
             if not result.free:
-                draw = random.Random(f"{key} {attempt}").random()
-                self._gate.pause(backoff_s(attempt, self._patience, draw))
+                pause_s = backoff_s(attempt, self._patience, random.Random(f"{key} {attempt}").random())
+                again = f"retry {attempt} of {self._config.max_retries} in {pause_s:.1f} s"
+                self.tell_try(f"no answer ({result.message}); {again}")
+                self._gate.pause(pause_s)
 
     def _send(self, question: Question, passed: Pass) -> Reply | Setback:
         result: Reply | Setback | None = None

@@ -49,6 +49,7 @@ class Endpoint:
     def __init__(self, config: JudgeConfig, *, default_hold_s: float, on_resend: Callable[[str], None]) -> None:
         """`default_hold_s`: the pause after a 429 that names none. `on_resend` is told the model of a request that
         went out once more, because the connection had broken."""
+        self._config = config
         self._timeout_s = config.timeout_s
         self._default_hold_s = default_hold_s
         self._on_resend = on_resend
@@ -77,9 +78,12 @@ class Endpoint:
                 "POST", self._url, self._headers, body, self._timeout_s, lambda: self._on_resend(model)
             )
         except NetworkError as fault:
-            return Setback(self._told(str(fault)), again=fault.kind != "too_large", unusable=fault.kind == "refused")
+            message = self._told(str(fault).rstrip("."))
+            if fault.kind in ("connect", "name"):
+                message += f": is it running there? ({self._config.base_url}: reward_fns.judge.base_url)"
+            return Setback(message, again=fault.kind != "too_large", unusable=fault.kind == "refused")
         if answer.status != 200:
-            setback = self._setback(answer)
+            setback = self._setback(answer, model)
             text = answer.body.decode("utf-8", "replace")
             if answer.status in (400, 422) and self._adapts(text, [model, *(m["content"] for m in messages)], marks):
                 return replace(setback, again=True, free=True)
@@ -97,9 +101,9 @@ class Endpoint:
         """End idle connections."""
         self._http.close()
 
-    def _setback(self, answer: HttpReply) -> Setback:
+    def _setback(self, answer: HttpReply, model: str) -> Setback:
         status, text = answer.status, answer.body.decode("utf-8", "replace")
-        message = self._told(f"it answered {status} {_error_of(text)[0]}".rstrip())
+        message = self._told(f"it answered {status} {_error_of(text)[0]}".rstrip(" .")) + self._next_step(status, model)
         hold_s = retry_after_s(answer.headers.get("retry-after"), time.time())
         if 300 <= status < 400:
             return Setback(f"{message}: redirects are not followed", alive=True, unusable=not self._proven)
@@ -112,6 +116,17 @@ class Endpoint:
         if status in (408, 409, 425) or status >= 500:
             return Setback(message, again=True, hold_s=hold_s)
         return Setback(message, alive=True)
+
+    def _next_step(self, status: int, model: str) -> str:
+        """What to look at when it turns us away."""
+        variable = self._config.api_key_env
+        if status == 401 and variable is None:
+            return ": name the environment variable that holds its key in reward_fns.judge.api_key_env"
+        if status in (401, 403) and variable is not None:
+            return f": check the key in {variable} (reward_fns.judge.api_key_env)"
+        if status == 404:
+            return f": check the model {model!r} and {self._config.base_url} (reward_fns.judge.base_url)"
+        return ""
 
     def _adapts(self, text: str, ours: Sequence[str], sent: Mapping[str, _Mark]) -> bool:
         """Whether the next request will differ: without what this error names, or without structure when it names

@@ -11,6 +11,7 @@ One gate serves all calls to one endpoint, so what one call learns holds for the
 
 from __future__ import annotations
 
+import datetime
 import email.utils
 import threading
 import time
@@ -56,12 +57,15 @@ class Gate:
         max_wait_s: float,
         patience: Patience,
         tell: Callable[[str], None],
+        tell_try: Callable[[str], None],
     ) -> None:
+        """`tell` hears that the judge is down or up again, `tell_try` of every try while it is down."""
         self._most = concurrency
         self._spacing_s = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._max_wait_s = max_wait_s
         self._patience = patience
         self._tell = tell
+        self._tell_try = tell_try
         self._changed = threading.Condition()
         self._allowed = float(concurrency)
         self._under_way = 0
@@ -148,6 +152,14 @@ class Gate:
         elif passed.is_probe:
             self._pause_s = min(2 * self._pause_s, patience.max_probe_s)
             self._held_until = now + self._pause_s
+        if self._down_since is not None and self._max_wait_s:
+            next_s, left_s = self._held_until - now, self._down_since + self._max_wait_s - now
+            self._tell_try(f"no answer yet ({reason}); next try in {min(next_s, left_s):.0f} s, {until(left_s)}")
+
+
+def until(seconds: float) -> str:
+    """When that is, by the clock on the wall."""
+    return f"giving up at {datetime.datetime.now() + datetime.timedelta(seconds=seconds):%H:%M:%S}"
 
 
 def backoff_s(attempt: int, patience: Patience, draw: float) -> float:

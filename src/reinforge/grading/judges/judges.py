@@ -35,11 +35,18 @@ class Judges:
     limits, one budget."""
 
     def __init__(
-        self, config: JudgeConfig, tell: Callable[[str], None] = silent, *, patience: Patience | None = None
+        self,
+        config: JudgeConfig,
+        tell: Callable[[str], None] = silent,
+        *,
+        tell_try: Callable[[str], None] = silent,
+        patience: Patience | None = None,
     ) -> None:
-        """`tell` hears, from any thread, that the judge is down or up again."""
+        """`tell` hears, from any thread, that the judge is down or up again; `tell_try` of everything that is sent
+        again."""
         self._config = config
         self._tell = tell
+        self._tell_try = tell_try
         self._patience = patience
         self._client: JudgeClient | None = None
         self._folder: Path | None = None
@@ -49,7 +56,7 @@ class Judges:
         model = model_of(node, self._config, function.name)
         if self._client is None:
             self._client = JudgeClient(self._config, patience=self._patience)
-            self._client.tell = self._tell
+            self._client.tell, self._client.tell_try = self._tell, self._tell_try
             if self._folder is not None:
                 self._client.keep_in(self._folder)
         return JudgeScorer(function, node, self._client, model)

@@ -23,7 +23,7 @@ from reinforge.grading.language.spec import PythonGrader, canonical_text, read, 
 from reinforge.grading.language.spec_base import GraderNode
 from reinforge.grading.reward_function import SourceText, load_text
 from reinforge.run_store.judgements import Usage
-from reinforge.sandbox.environments import worker_limits
+from reinforge.sandbox.environments import Tell, silent, worker_limits
 from reinforge.types import Example, Score
 
 MACHINE_KINDS = {"worker_unavailable"}
@@ -47,9 +47,12 @@ def run(
     *,
     runtime: RewardFunctionsRuntimeConfig | None = None,
     judge: JudgeConfig | None = None,
+    tell: Tell = silent,
 ) -> dict[str, Any]:
-    """Judge one completion; `judge` says where judges are asked. RewardError when the grader cannot be loaded; what
-    goes wrong while it judges is in the reply's flags, and the reward is 0 then.
+    """Judge one completion; `judge` says where judges are asked, `tell` hears what the waiting is for.
+
+    RewardError when the grader cannot be loaded; what goes wrong while it judges is in the reply's flags, and the
+    reward is 0 then.
 
     >>> check = {"type": "string_check", "name": "n", "input": "{{sample.output_text}}", "reference": "{{item.a}}",
     ...     "operation": "eq"}
@@ -59,9 +62,9 @@ def run(
     """
     node, runtime = _read(grader), runtime or RewardFunctionsRuntimeConfig()
     name = node.name or node.type
-    function = load_text(name, SourceText(canonical_text(node), f"<{name}>", ""), limits=worker_limits(runtime))
+    function = load_text(name, SourceText(canonical_text(node), f"<{name}>", ""), limits=worker_limits(runtime, tell))
     started = time.perf_counter()
-    with closing(RewardFunctionGrader([function], runtime, judge=judge)) as judging:
+    with closing(RewardFunctionGrader([function], runtime, tell=tell, judge=judge, tell_try=tell)) as judging:
         (grade,) = judging.grade_case(_case(model_sample, item or {})).result()
         usage = judging.judges.usage()
     return reply_of(node, grade.scores[0], usage, time.perf_counter() - started)
