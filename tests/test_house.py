@@ -59,7 +59,18 @@ MAY_IMPORT = {
     "cluster": LAYER_0 | LAYER_1 | LAYER_2 | LAYER_3,
 }
 """First name below `reinforge` -> what it may import of ours. Those on top may import anything."""
-TOP = {"__init__", "__main__", "api", "verification", "reward_replay", "plot", "demo", "cli", "recipes"}
+TOP = {
+    "__init__",
+    "__main__",
+    "api",
+    "verification",
+    "reward_replay",
+    "reward_changes",
+    "plot",
+    "demo",
+    "cli",
+    "recipes",
+}
 
 HEAVY = {
     "torch",

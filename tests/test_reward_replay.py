@@ -20,8 +20,9 @@ from reinforge.errors import DataError, UsageError
 from reinforge.grading.reward_function import SourceText
 from reinforge.grading.versions import RewardUpdate, apply_update
 from reinforge.insight.replay import ReplayReport
+from reinforge.reward_changes import get_config, update_config
 from reinforge.reward_replay import replay
-from reinforge.reward_updates import get_config, latest_functions, update_config
+from reinforge.reward_updates import latest_functions
 from reinforge.run_store import Run
 
 STRICT = '''

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from reinforge.config_file import load_config
     from reinforge.errors import ReinforgeError
-    from reinforge.reward_updates import get_config, update_config
+    from reinforge.reward_changes import get_config, update_config
     from reinforge.run_store import Run
     from reinforge.verification import verify
 
@@ -47,7 +47,7 @@ _HOMES = {
     ),
     "reinforge.config_file": ("load_config",),
     "reinforge.errors": ("ReinforgeError",),
-    "reinforge.reward_updates": ("get_config", "update_config"),
+    "reinforge.reward_changes": ("get_config", "update_config"),
     "reinforge.run_store": ("Run",),
     "reinforge.verification": ("verify",),
 }

@@ -12,7 +12,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +20,9 @@ from reinforge.config import JudgeConfig, RewardFunctionSettings, RewardFunction
 from reinforge.config_file import judge_with
 from reinforge.errors import ConfigError, RewardError, SetupError, UsageError
 from reinforge.grading.judges.judges import check_judges
-from reinforge.grading.reward_function import Reference, RewardFunction, locate, text_on_disk
+from reinforge.grading.reward_function import RewardFunction, text_on_disk
 from reinforge.grading.score_shift import ScoreShift
-from reinforge.grading.versions import NO_VERSION, RewardUpdate, apply_update, describe_change
+from reinforge.grading.versions import RewardUpdate, apply_update, describe_change
 from reinforge.run_store import Event, RewardUpdateRow, Run, failpoint
 from reinforge.run_store.control import REWARDS, Request, pending_requests, remove_request, write_request
 from reinforge.sandbox.environments import Tell, lock_packages, runtime_with, silent
@@ -197,59 +197,6 @@ def _waiting_sources(run_path: Path) -> Iterator[str]:
     for request in pending_requests(run_path, REWARDS):
         with suppress(RewardError):  # it is refused when its turn comes
             yield from (text.source for text in RewardUpdate.from_json(request.text).texts.values())
-
-
-@dataclass
-class RunRewards:
-    """The reward functions of a run, to be changed and handed to `update_config`.
-
-    Set an entry to change or add a function, delete it to remove one; None leaves it as it is.
-    """
-
-    reward_fns: dict[str, Reference | None]
-    """Display name -> the function, or where it is: as in `RewardFunctionsConfig.functions`."""
-    weights: dict[str, float | None]
-    """Display name -> weight."""
-    versions: dict[str, str]
-    """Display name -> version it had when this was read: what others have changed since is not overwritten."""
-    read: tuple[dict[str, Any], dict[str, Any]] = field(default=({}, {}), repr=False)
-    """`reward_fns` and `weights` as they were."""
-    packages: Sequence[str] | None = None
-    """As `RewardFunctionsRuntimeConfig.packages`, for the functions that are set here; None: the packages they have."""
-
-
-def get_config(run: Path | str) -> RunRewards:
-    """The reward functions a run judges by now."""
-    with Run.open(Path(run)) as opened:
-        functions = latest_functions(opened)
-        files = {f.name: f"{opened.reward_source(f.version).resolve()}" for f in functions}
-    reward_fns = {f.name: f"{files[f.name]}:{f.function_name}".rstrip(":") for f in functions}
-    weights = {f.name: f.weight for f in functions}
-    versions = {f.name: f.version for f in functions}
-    return RunRewards(dict(reward_fns), dict(weights), versions, (reward_fns, weights))
-
-
-def update_config(run: Path | str, config: RunRewards, *, base_dir: Path | None = None) -> str:
-    """Hand what was changed in `config` to the run's trainer, which takes it between two steps, or when the run is
-    resumed; the request's id. RewardError when a function does not load or was changed by somebody else meanwhile."""
-    old_fns, old_weights = config.read
-    texts = {
-        name: locate(name, reference, base_dir or Path.cwd())
-        for name, reference in config.reward_fns.items()
-        if reference is not None and reference != old_fns.get(name)
-    }
-    removed = tuple(name for name in old_fns if name not in config.reward_fns)
-    weights = {
-        name: weight
-        for name, weight in config.weights.items()
-        if weight is not None and weight != old_weights.get(name) and name not in removed
-    }
-    base = {name: config.versions.get(name, NO_VERSION) for name in (*texts, *weights, *removed)}
-    packages = None
-    if config.packages is not None:
-        with Run.open(Path(run)) as opened:
-            packages = lock_for(opened, config.packages)
-    return request_update(Path(run), RewardUpdate(texts, weights, removed, base, packages=packages))
 
 
 def functions_after(run: Run, update: RewardUpdate) -> tuple[RewardFunction, ...]:

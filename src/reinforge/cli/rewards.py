@@ -18,9 +18,10 @@ from reinforge.cli.reward_lab import new_command, test_command
 from reinforge.cli.reward_logs import logs_command
 from reinforge.cli.reward_network import network_command
 from reinforge.cli.reward_packages import packages_command
+from reinforge.cli.reward_pending import pending_command
 from reinforge.cli.reward_replay import replay_command
 from reinforge.cli.text import say, visible
-from reinforge.errors import ReinforgeError, RewardError, UsageError
+from reinforge.errors import RewardError, UsageError
 
 if TYPE_CHECKING:
     from reinforge.grading.reward_function import RewardFunction, SourceText
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from reinforge.sandbox.limits import Limits
 
 REPLAY_STEPS = 5
-"""An update is tried on the completions of so many last steps, unless told otherwise."""
+"""As reward_changes.REPLAY_STEPS, which takes long to import."""
 APPLY_WAIT_S = 2.0
 """How long `update` looks whether the trainer has taken the request, unless told otherwise."""
 
@@ -42,6 +43,7 @@ def rewards_command() -> None:
 rewards_command.add_command(new_command)
 rewards_command.add_command(test_command)
 rewards_command.add_command(replay_command)
+rewards_command.add_command(pending_command)
 rewards_command.add_command(packages_command)
 rewards_command.add_command(network_command)
 rewards_command.add_command(logs_command)
@@ -78,11 +80,13 @@ def update_command(
 ) -> None:
     """Change the reward functions of RUN (a name or a folder) while it trains, or before it is resumed.
 
-    FILE brings new texts for the functions of the run that it has. NAME=FILE:FUNCTION changes or adds one. The
-    trainer takes the change between two steps; each changed function gets the next version, format_v2 after format_v1.
+    FILE brings new texts for the functions of the run that it has, under their own name or the run's name for them.
+    NAME=FILE:FUNCTION changes or adds one. The trainer takes the change between two steps; each changed function gets
+    the next version, format_v2 after format_v1. `reinforge rewards pending RUN` shows what waits, and withdraws it.
 
     How far the change moves the scores of recent completions is shown first. On a terminal you are asked whether to
-    send one that moves them far; elsewhere, and with --yes, it is sent with a warning.
+    send one that moves them far; elsewhere, and with --yes, it is sent with a warning. Elsewhere a function that fails
+    on all of these completions is only sent with --yes; exit code 3.
     """
     from reinforge.grading.versions import RewardUpdate
     from reinforge.reward_updates import latest_functions, lock_for, request_update, run_limits, wait_for_update
@@ -104,11 +108,7 @@ def update_command(
     if locked is not None and not texts:
         raise UsageError("--package is for functions that are changed.", hint="Name them: NAME=FILE:FUNCTION.")
     update = RewardUpdate(texts, changed_weights(weights), removed, base, at_step, locked)
-    shift = _shift(path, update, num_steps)
-    must_ask = shift is not None and shift.warnings() and not yes and sys.stdin.isatty()
-    if must_ask and not click.confirm("Send it all the same?", err=True):
-        say("Nothing was sent.")
-        raise click.exceptions.Exit(1)
+    shift = _tried(path, update, num_steps, yes)
     request = request_update(path, replace(update, shift=shift))
     taken = wait_for_update(path, request, wait_s)
     if as_json:
@@ -121,27 +121,29 @@ def update_command(
         say(f"look: reinforge runs show {path}")
 
 
-def _shift(path: Path, update: RewardUpdate, num_steps: int) -> ScoreShift | None:
+def _tried(path: Path, update: RewardUpdate, num_steps: int, yes: bool) -> ScoreShift | None:
     """How far an update would move the scores of the last completions, told; None when nobody knows. RewardError when
-    the update would be refused."""
-    from reinforge.reward_replay import replay, shift_of
-    from reinforge.reward_updates import functions_after
-    from reinforge.run_store import Run
+    the update would be refused or brings a function that only fails; Exit when the user decides against it."""
+    from reinforge.reward_changes import try_update
 
-    with Run.open(path) as run:
-        after = functions_after(run, update)
-        if not num_steps or not run.last_step():
-            return None
-        try:
-            with shown_progress() as progress:
-                shift = shift_of(replay(run, after, num_steps, num_most_changed=0, progress=progress))
-        except ReinforgeError as fault:  # the data moved away, say: no reason to refuse an update
-            say(visible(f"how far scores move is unknown: {fault}"))
-            return None
-    say(visible(f"before -> after: {shift.in_words()}", one_line=True))
-    for warning in shift.warnings():
+    with shown_progress() as progress:
+        trial = try_update(path, update, num_steps, progress)
+    warnings = [] if trial.shift is None else trial.shift.warnings()
+    if trial.unknown:
+        say(visible(f"how far scores move is unknown: {trial.unknown}"))
+    if trial.shift is not None:
+        say(visible(f"before -> after: {trial.shift.in_words()}", one_line=True))
+    for warning in warnings:
         say(visible(f"warning  a large change: {warning}", one_line=True))
-    return shift
+    is_asked = sys.stdin.isatty() and not yes
+    if trial.broken is not None:
+        if not is_asked and not yes:
+            raise trial.broken
+        say(visible(f"warning  {trial.broken.message}"))
+    if is_asked and (warnings or trial.broken) and not click.confirm("Send it all the same?", err=True):
+        say("Nothing was sent.")
+        raise click.exceptions.Exit(1)
+    return trial.shift
 
 
 def changed_texts(
@@ -161,18 +163,27 @@ def changed_texts(
         if not text.function_name:
             texts |= _grader_texts(change, text, current)
             continue
-        defined = {fact.name for fact in describe_source(text.source, text.file_name, limits) if fact.own}
-        found = {
-            name: replace(text, function_name=function.function_name)
-            for name, function in current.items()
-            if function.function_name in defined
-        }
+        facts = [fact for fact in describe_source(text.source, text.file_name, limits) if fact.own]
+        found = _matched(text, current, {fact.name for fact in facts})
         if not found:
             known = ", ".join(function.function_name for function in current.values())
             hint = f"To add a new one, name it: NAME={change}:FUNCTION."
             raise RewardError(f"{change} has none of the run's functions ({known}).", hint=hint)
+        for name, of_name in found.items():
+            say(visible(f"{name}: {change}:{of_name.function_name}", one_line=True))
         texts |= found
     return texts
+
+
+def _matched(text: SourceText, current: Mapping[str, RewardFunction], defined: set[str]) -> dict[str, SourceText]:
+    """Functions of the run -> the text's function with the name theirs had, or else with the run's name for them."""
+    found = {}
+    for name, function in current.items():
+        if function.function_name in defined:
+            found[name] = replace(text, function_name=function.function_name)
+        elif name in defined:
+            found[name] = replace(text, function_name=name)
+    return found
 
 
 def _grader_texts(change: str, text: SourceText, current: Mapping[str, RewardFunction]) -> dict[str, SourceText]:

@@ -73,6 +73,8 @@ class FunctionShift:
     """Completions with a value under both."""
     errors_before: int
     errors_after: int
+    first_error: str = ""
+    """Kind and message of the first call that fails after, if one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,7 @@ def _shift(name: str, pairs: Sequence[tuple[Score | None, Score | None]]) -> Fun
         num_compared=len(changes),
         errors_before=sum(score.state != "ok" for score in before),
         errors_after=sum(score.state != "ok" for score in after),
+        first_error=next((f"{one.kind}: {one.message.strip()}" for one in after if one.state == "error"), ""),
     )
 
 

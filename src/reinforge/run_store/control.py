@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +39,14 @@ def write_request(run_dir: Path, kind: str, text: str, request_id: str | None = 
 
 def pending_requests(run_dir: Path, kind: str) -> list[Request]:
     """Requests nobody has taken yet, oldest first."""
-    return [
-        Request(path.stem.removeprefix(f"{kind}-"), path, path.read_bytes().decode("utf-8", "replace"))
-        for path in sorted((run_dir / "control").glob(f"{kind}-*.json"))
-        if path.is_file()
-    ]
+    found = []
+    for path in sorted((run_dir / "control").glob(f"{kind}-*.json")):
+        with suppress(FileNotFoundError, IsADirectoryError):  # withdrawn or taken while we look
+            text = path.read_bytes().decode("utf-8", "replace")
+            found.append(Request(path.stem.removeprefix(f"{kind}-"), path, text))
+    return found
 
 
 def remove_request(request: Request) -> None:
-    """A request that was carried out or refused is used up."""
+    """A request that was carried out, refused or withdrawn is used up."""
     request.path.unlink(missing_ok=True)
