@@ -10,8 +10,11 @@ import torch
 from builders import gradients, make_batch, make_learner, make_policy
 
 from reinforge.config import SamplingParams
+from reinforge.inference import engine
 from reinforge.inference.adapters import sampling_copy, sampling_network
+from reinforge.inference.decoders import NetworkDecoder, SlotDecoder
 from reinforge.inference.engine import Engine
+from reinforge.inference.fixed_decoder import FixedDecoder
 from reinforge.policy.network import Network, largest_gap
 from reinforge.policy.slots import step_gap
 from reinforge.types import Example, Prompt, SampleRequest
@@ -42,11 +45,13 @@ def test_passes_and_steps(policy):
         assert step_gap(policy.network, policy.model) < 2e-5
 
 
-@pytest.mark.parametrize("own_network", [True, False])
-def test_sampling(policy, own_network):
+@pytest.mark.parametrize("takes", [NetworkDecoder, FixedDecoder, SlotDecoder])
+def test_sampling(policy, takes, monkeypatch):
+    monkeypatch.setattr(engine, "fixed_shapes_pay", lambda network: takes is FixedDecoder)
+
     def completions():
         own = sampling_copy(policy.model)
-        engine = Engine(
+        sampler = Engine(
             own.model,
             sampling_params=SamplingParams(top_k=20, top_p=0.9),
             max_tokens=6,
@@ -55,13 +60,14 @@ def test_sampling(policy, own_network):
             slots=5,
             shared_prefix=True,
             load_weights=own.load,
-            network=sampling_network(own.model, True) if own_network else None,
+            network=sampling_network(own.model, True) if takes is not SlotDecoder else None,
         )
-        prompts = [
-            Prompt(Example(p, "x"), "x", tuple(5 + (p + i) % 190 for i in range(n))) for p, n in enumerate((300, 4, 9))
-        ]
+        long = tuple(5 + i % 190 for i in range(300))
+        prompts = [Prompt(Example(p, "x"), "x", ids) for p, ids in enumerate((long, (*long[:280], 3, 4), (6, 8, 5)))]
         requests = [SampleRequest(prompt, 3, (place,)) for place, prompt in enumerate(prompts)]
-        return sorted((place, c.generation, c.token_ids, c.logprobs) for place, c in engine.sample(requests))
+        found = sorted((place, c.generation, c.token_ids, c.logprobs) for place, c in sampler.sample(requests))
+        assert type(sampler._idle_decoder) is takes
+        return found
 
     expected = completions()
     with torch.device("meta"):

@@ -72,10 +72,11 @@ SHARED_TOKENS = 512
 class NetworkDecoder:
     """Our own network; slots grow as their rows do."""
 
-    def __init__(self, network: Network, num_slots: int) -> None:
+    def __init__(self, network: Network, num_slots: int, slots: NetworkSlots | None = None) -> None:
+        """`slots` may be other ones than usual."""
         self.device = network.device
         self._num_slots = num_slots
-        self._slots = NetworkSlots(network, num_slots)
+        self._slots = slots or NetworkSlots(network, num_slots)
         self._prefills: dict[int, Prefill] = {}
         self._kept: KeptKeys | None = None
         self.place = self._slots.place

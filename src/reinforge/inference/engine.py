@@ -14,6 +14,7 @@ from reinforge.config import LoraParams, SamplingParams
 from reinforge.errors import ModelError
 from reinforge.inference.adapter_bank import AdapterBank, AdapterCall
 from reinforge.inference.decoders import Decoder, NetworkDecoder, PlainDecoder, SlotDecoder
+from reinforge.inference.fixed_decoder import FixedDecoder, fixed_shapes_pay
 from reinforge.inference.kept_keys import KeptKeys
 from reinforge.inference.prefill import PREFILL_TOKENS
 from reinforge.inference.sampling import draw
@@ -132,6 +133,8 @@ class Engine:
 
     def _make_decoder(self, num_slots: int, capacity: int) -> Decoder:
         if self._network is not None:
+            if self._bank is None and fixed_shapes_pay(self._network):
+                return FixedDecoder(self._network, num_slots, capacity)
             return NetworkDecoder(self._network, num_slots)
         if self._shared_prefix:
             return SlotDecoder(self._model, num_slots, capacity)

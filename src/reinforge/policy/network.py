@@ -72,7 +72,8 @@ class Network:
         self.layers = [_layer(module) for module in decoder.layers]
         self.norm = _norm(decoder.norm)
         self._embedding, self._head = decoder.embed_tokens, cast(nn.Linear, model.get_output_embeddings())
-        self.device, self.dtype = self._embedding.weight.device, self._embedding.weight.dtype
+        self.device: torch.device = self._embedding.weight.device
+        self.dtype: torch.dtype = self._embedding.weight.dtype
         self.rotation = Rotation(decoder.rotary_emb.inv_freq, decoder.rotary_emb.attention_scaling, self.dtype)
 
     @classmethod

@@ -25,10 +25,14 @@ class Rotation:
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines, each [.., D / 2], of positions [..]."""
         longest = int(positions.max()) + 1 if positions.numel() else 0
-        if longest > self._cos_sin_SD.shape[0]:
-            self._grow(-(-longest // _TABLE_STEP) * _TABLE_STEP)
-        cos, sin = self._cos_sin_SD[positions].chunk(2, dim=-1)
+        cos, sin = self.table(longest)[positions].chunk(2, dim=-1)
         return cos, sin
+
+    def table(self, num_positions: int) -> Tensor:
+        """[S, D] cosines and, after them, sines of at least so many positions; a later call may give another tensor."""
+        if num_positions > self._cos_sin_SD.shape[0]:
+            self._grow(-(-num_positions // _TABLE_STEP) * _TABLE_STEP)
+        return self._cos_sin_SD
 
     @torch.inference_mode(False)
     def _grow(self, num_positions: int) -> None:
