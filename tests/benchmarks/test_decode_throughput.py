@@ -34,9 +34,7 @@ def test_medians_stand_beside_the_floor(bench, decode, monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_every_side_draws_the_tokens_of_a_toy(bench, decode):
     job = make_job(bench)
-    (row,) = json.loads(
-        json.dumps(decode.measure([job.shape], prompts=2, num_generations=4, repeats=1, size=job.size))
-    )
+    (row,) = json.loads(json.dumps(decode.measure([job.shape], prompts=2, num_generations=4, repeats=1, size=job.size)))
     assert row["completion_tokens"] == sum(bench("workload").completion_lengths(job.shape, 8))
     assert all(row[f"{side}_s"] > 0 for side in decode.SIDES)
     assert "toy P=2 G=4" in decode.table([row])
