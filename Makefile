@@ -5,7 +5,8 @@
 #   make prove    the long proofs, each writes a dated page into docs/proofs; also one by one: make prove-kills,
 #                 prove-transformers (lowest and highest version allowed), prove-demo (seeds 0 to 4),
 #                 prove-replay (other rewards on a run's completions, ten of them by hand)
-#   make bench    Reinforge against TRL on this CPU, and where our time goes (under 30 minutes)
+#   make bench    Reinforge against TRL and transformers on this CPU, and where our time goes (under 30 minutes)
+#   make bench-full   what takes longer: all sizes and seeds, and how a step scales (about an hour)
 #   make check    lint, format and types only
 #   make docs     write the reference pages anew from the code
 #   make clean    remove .venv and caches
@@ -20,7 +21,7 @@ WORKERS ?= 2
 
 PROOFS := prove-kills prove-transformers prove-demo prove-replay
 
-.PHONY: demo test prove $(PROOFS) bench check docs clean
+.PHONY: demo test prove $(PROOFS) bench bench-full check docs clean
 
 demo: .venv/.train
 	$(BIN)/reinforge demo
@@ -37,9 +38,24 @@ prove-replay: PROOF := replay
 $(PROOFS): .venv/.dev
 	PYTHONPATH=tests $(BIN)/python -m prove.$(PROOF)
 
+BENCH := $(BIN)/python benchmarks
+RESULT = benchmarks/results/$(shell date +%F)
+
 bench: .venv/.dev
-	$(BIN)/python benchmarks/vs_trl.py --out benchmarks/results/$$(date +%F)-vs_trl.json
-	for shape in short long_prompt long_completion; do $(BIN)/python benchmarks/profile_step.py --shape $$shape || exit 1; done
+	$(BENCH)/vs_trl.py --quick --out $(RESULT)-vs_trl-quick.json
+	$(BENCH)/time_to_target.py --quick --out $(RESULT)-time_to_target-quick.json
+	$(BENCH)/decode_throughput.py --out $(RESULT)-decode_throughput.json
+	$(BENCH)/adapter_throughput.py --out $(RESULT)-adapter_throughput.json
+	$(BENCH)/reward_throughput.py --seconds 1 --json > $(RESULT)-reward_throughput.json
+	$(BENCH)/run_store_throughput.py --out $(RESULT)-run_store_throughput.json
+	for shape in short long_prompt long_completion; do $(BENCH)/profile_step.py --shape $$shape || exit 1; done
+
+bench-full: .venv/.dev
+	$(BENCH)/vs_trl.py --out $(RESULT)-vs_trl.json
+	$(BENCH)/vs_trl.py --size 50M --out $(RESULT)-vs_trl-50M.json
+	$(BENCH)/time_to_target.py --out $(RESULT)-time_to_target.json
+	$(BENCH)/scaling.py --out $(RESULT)-scaling.json --picture $(RESULT)-scaling.png
+	$(BENCH)/policy_lag.py
 
 check: .venv/.dev
 	$(BIN)/ruff check .
