@@ -40,6 +40,7 @@ from reinforge.types import Adapter, Example, Prompt, SampleRequest
 NUM_ADAPTERS = 8
 NUM_REQUESTS = 32
 SHAPE = Shape("requests", 64, 64)
+LORA = LoraParams(rank=LORA_RANK, lora_alpha=LORA_ALPHA)
 LABELS = {
     "merged": "Reinforge, one adapter added into the weights",
     "base": "Reinforge, adapters held but none asked for",
@@ -72,9 +73,8 @@ class Ours:
         options = {"params": SamplingParams(), "max_tokens": tokens, "slots": len(requests)}
         self.merged = make_sampler(policy, renderer, **options)  # type: ignore[arg-type]
         self.shared = make_shared_sampler(policy, renderer, **options)  # type: ignore[arg-type]
-        assert self.shared.bank is not None
         for name, adapter in adapters.items():
-            self.shared.bank.add(name, adapter, LORA_ALPHA)
+            self.shared.add_adapter(name, adapter, LORA)
         for engine in (self.merged, self.shared):
             force_lengths(engine, [tokens] * len(requests), 1)
         self.adapters, self.prompts = adapters, requests
@@ -133,8 +133,7 @@ def with_peft(folder: Path, adapters: Adapters, requests: Sequence[Prompt], name
 
 def make_draws(folder: Path, size: ModelSize) -> dict[str, Draw]:
     """Everything that is measured, by its name in LABELS."""
-    lora = LoraParams(rank=LORA_RANK, lora_alpha=LORA_ALPHA)
-    policy = load_policy(str(folder), lora, seed=0, dtype="float32", device="cpu")
+    policy = load_policy(str(folder), LORA, seed=0, dtype="float32", device="cpu")
     renderer = Renderer.from_folder(folder)
     job = Job(SHAPE, str(folder.parent), NUM_REQUESTS, 1, steps=1, trl_rows=1, size=size)
     requests = [renderer.prompt(Example(i, text)) for i, text in enumerate(prompts(job))]

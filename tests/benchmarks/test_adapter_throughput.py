@@ -44,7 +44,7 @@ def test_each_request_has_its_adapter_on_every_side(toy, bench, tmp_path):
     made, size = toy
     folder = tmp_path / "model"
     bench("workload").write_model(folder, size)
-    lora = made.LoraParams(rank=made.LORA_RANK, lora_alpha=made.LORA_ALPHA)
+    lora = made.LORA
     policy = made.load_policy(str(folder), lora, seed=0, dtype="float32", device="cpu")
     adapters = made.make_adapters(policy, 3)
     names = list(adapters)
