@@ -29,7 +29,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 LAYER_0 = {"types", "roles", "errors", "model_files", "requirements", "config", "config_rewards", "config_rollout"}
 LAYER_1 = {"config_problems", "config_file", "run_store", "data", "grading", "sandbox", "insight"}
 LAYER_2 = {"policy", "learner", "inference", "rollout"}
-LAYER_3 = {"loop", "evaluation", "evaluation_watch", "gold_check", "reward_updates", "lab"}
+LAYER_3 = {"loop", "evaluation", "evaluation_watch", "gold_check", "reward_updates", "resume_changes", "lab"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "gold_check": LAYER_0 | LAYER_1,
     "loop": LAYER_0 | LAYER_1 | {"rollout", "evaluation", "evaluation_watch", "gold_check", "learner.advantage"},
     "reward_updates": LAYER_0 | LAYER_1,
+    "resume_changes": LAYER_0 | LAYER_1 | {"reward_updates"},
     "lab": LAYER_0 | LAYER_1,
     "cluster": LAYER_0 | LAYER_1 | LAYER_2 | LAYER_3,
 }

@@ -94,10 +94,11 @@ def resume(run_path: Path | str, watcher: Watcher | None = None, *, overrides: S
     """Go on with a run from its newest intact checkpoint, or from the start if there is none. Rows after it are deleted
     and made again, bitwise equal to those of a run that was never interrupted.
 
-    `overrides` ("reward_fns.judge.KEY=VALUE") change where and how judges are asked from now on, for
-    instance a budget.
+    `overrides` change from now on how judges are asked ("reward_fns.judge.KEY=VALUE", for instance a budget) and how
+    much memory is taken ("slots=N", "tokens_per_microbatch=N", "gradient_checkpointing=true").
     """
-    from reinforge.reward_updates import changed_files, changed_judge
+    from reinforge.resume_changes import change_run
+    from reinforge.reward_updates import changed_files
     from reinforge.run_store import Run
 
     watcher = watcher or SilentWatcher()
@@ -107,7 +108,7 @@ def resume(run_path: Path | str, watcher: Watcher | None = None, *, overrides: S
             raise UsageError(f"{path} has done all {run.last_step()} steps.", hint="There is nothing to resume.")
     with Run.open(path, writable=True) as run:
         if overrides:
-            run.change_judge(changed_judge(run.config(), overrides))
+            change_run(run, overrides, watcher.note)
         built = rebuild(run, watcher)
         for text in changed_files(run):
             watcher.note(text)
@@ -270,11 +271,12 @@ def rebuild(run: Run, watcher: Watcher) -> LocalRun:
     """The roles of a stored run."""
     from reinforge.cluster import golds, local
     from reinforge.reward_updates import run_functions
+    from reinforge.run_store.microbatches import recorded_tokens
 
     config, rows = stored_config(run), stored_rows(run)
     started = datetime.datetime.fromisoformat(run.about["started"])
-    base_dir, recorded = Path(run.about["base_dir"]), run.accidents()
-    grader = stored_grader(run, run_functions(run), watcher)
+    recorded = local.Recorded(run.accidents(), recorded_tokens(run))
+    base_dir, grader = Path(run.about["base_dir"]), stored_grader(run, run_functions(run), watcher)
     built = local.build(config, base_dir, grader, started=started, tell=watcher.note, rows=rows, recorded=recorded)
     for what, fingerprint in built.fingerprints.items():
         if run.about["fingerprints"][what] != fingerprint:
@@ -386,4 +388,5 @@ def _about(built: LocalRun, started: datetime.datetime, base_dir: Path) -> dict[
         "fingerprints": built.fingerprints,
         "sandbox": tiers.about(),
         "max_tokens": built.task.max_tokens,
+        "tokens_per_microbatch": built.tokens_per_microbatch,
     }

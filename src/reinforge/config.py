@@ -232,8 +232,9 @@ class GRPOConfig(_Part):
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more arithmetic."""
     tokens_per_microbatch: Annotated[int, Field(ge=1)] | None = None
-    """Most completion tokens in one forward and backward pass; never changes the gradient. Unset: 2048 on a CPU, where
-    more was slower (it leaves the caches), 16384 on a GPU."""
+    """Most completion tokens in one forward and backward pass; changes the gradient by rounding only. Unset: 2048 on a
+    CPU, where more was slower (it leaves the caches), 16384 on a GPU, halved until the run's memory plan fits what the
+    device has in all. Halved again in a step in which memory runs out (docs/explain/memory.md)."""
     slots: Annotated[int, Field(ge=1)] = 256
     """Most completions decoded at once."""
 

@@ -13,7 +13,7 @@ import inspect
 import json
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
 from pathlib import Path
@@ -84,6 +84,23 @@ def judge_with(judge: JudgeConfig, overrides: Sequence[str]) -> JudgeConfig:
     except ValidationError as error:
         told = (f"reward_fns.judge.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise ConfigError("\n".join(told)) from None
+
+
+def machine_with(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of settings of a run's config that say how it computes (`slots=64`), after overrides: all settings
+    that these name."""
+    layers = [_read_override(override) for override in overrides]
+    problems = [problem for layer in layers for problem in layer.problems]
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values |= layer.values
+    try:
+        checked = GRPOConfig.model_validate_json(json.dumps({**config, **values}), strict=True)
+    except ValidationError as error:
+        problems += [f"-o {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return {name: getattr(checked, name) for name in values}
 
 
 def to_yaml(config: GRPOConfig) -> str:

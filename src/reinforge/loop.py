@@ -25,6 +25,7 @@ from reinforge.rollout.pipeline import beside, judged_again
 from reinforge.rollout.rounds import Rollouts
 from reinforge.run_store import Event, Run, StepRecord, save_checkpoint, score_checkpoint
 from reinforge.run_store.codec import encode_state
+from reinforge.run_store.microbatches import memory_ran_out
 from reinforge.types import Batch, Drawn, Group, Prompt, TrainState, Update
 
 
@@ -134,6 +135,7 @@ def train(
         record = _record(task, roles, state, drawn, update.metrics, clock, before)
         batch = _unless_used_up(state.batch.after(update), config)
         state = replace(state, step=state.step + 1, batch=batch, ahead=ahead)
+        _tell_lowered(run, watcher, state.step, update)
         run.record_step(record, config.keep_tokens_steps)
         clock.lap("record")
         record_s = clock.times["time/record_s"]
@@ -192,6 +194,14 @@ def _update(
     both = beside(learn, rollouts, state.step + 1, state.prompts_drawn)
     clock.lap("ahead_wait")
     return both
+
+
+def _tell_lowered(run: Run, watcher: Watcher, step: int, update: Update) -> None:
+    """Before the step is stored: where it is, a resume must know how it was computed."""
+    if update.lowered_tokens is not None:
+        event = memory_ran_out(step, update.lowered_tokens)
+        run.record_event(event)
+        watcher.note(event.message)
 
 
 def _unless_used_up(batch: Batch, config: GRPOConfig) -> Batch | None:

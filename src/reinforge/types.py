@@ -267,6 +267,8 @@ class Update:
     """Named as in the metrics reference page, e.g. `policy/grad_norm`."""
     old_logprobs_PGT: tuple[tuple[tuple[float, ...], ...], ...] | None
     """As in Batch; None when the step will not be followed by another on the same batch."""
+    lowered_tokens: int | None = None
+    """Most tokens of a micro-batch from this step on, if memory ran out in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> V
 
 def _copy_of_run(path: Path, target: Path, checkpoints: Sequence[Path]) -> Path:
     target.mkdir()
-    for name in ("run.json", "config.yaml", "judge.json", "dataset.json", "golds.json"):
+    for name in ("run.json", "config.yaml", "judge.json", "machine.json", "dataset.json", "golds.json"):
         if (path / name).exists():
             shutil.copy2(path / name, target / name)
     for name in ("rewards", "evaluations"):

@@ -109,14 +109,16 @@ def plot_command(run: str | None, runs_dir: Path, out: Path | None) -> None:
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change how judges are asked from now on, e.g. -o reward_fns.judge.budget_tokens=2000000.",
+    help="Change how judges are asked from now on, e.g. -o reward_fns.judge.budget_tokens=2000000, or how much memory "
+    "is taken: slots, tokens_per_microbatch, gradient_checkpointing.",
 )
 @runs_dir_option
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one a step, the last one the run.")
 def resume_command(run: str, overrides: tuple[str, ...], runs_dir: Path, as_json: bool) -> None:
     """Go on with RUN (a name or a folder) from its newest checkpoint.
 
-    The result is bitwise the same as if the run had never been interrupted.
+    The result is bitwise the same as if the run had never been interrupted, unless -o changes how
+    much memory it takes: then it rounds in another way from there on.
     """
     from reinforge import api
     from reinforge.cli.live import open_display

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from reinforge.grading.replay import ReplayingGrader
 from reinforge.inference.adapter_bank import AdapterBank
 from reinforge.inference.adapters import base_copy, sampling_copy, sampling_network
 from reinforge.inference.engine import Engine
+from reinforge.insight.memory import Load
+from reinforge.learner.microbatch import plan_memory
 from reinforge.learner.optimizer import SETTING_8BIT
 from reinforge.learner.schedule import default_learning_rate
 from reinforge.learner.update import LocalLearner
@@ -36,6 +38,16 @@ Rows = Iterable[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What time or memory decided in the run that is resumed, to be repeated."""
+
+    accidents: Mapping[str, Score] = field(default_factory=dict)
+    """Scores to give again (grading/replay.py)."""
+    tokens: Mapping[int, int] = field(default_factory=dict)
+    """First step -> most tokens of a micro-batch (run_store/microbatches.py)."""
+
+
+@dataclass(frozen=True)
 class LocalRun:
     """Everything a run needs, built."""
 
@@ -45,6 +57,8 @@ class LocalRun:
     policy: Policy
     fingerprints: dict[str, str]
     """sha256 of what the run was built from: a resume with other data or another model is refused."""
+    tokens_per_microbatch: int
+    """As planned."""
 
     def close(self) -> None:
         self.grader.close()
@@ -58,14 +72,15 @@ def build(
     started: datetime.datetime,
     tell: Tell,
     rows: Rows | None = None,
-    recorded: Mapping[str, Score] | None = None,
+    recorded: Recorded | None = None,
 ) -> LocalRun:
     """Load data and model, the cheap first, so that mistakes show early. The grader is closed with the result, or here
     if anything fails.
 
-    `started` is the date chat templates print; `rows` are used instead of `config.data.path`; `recorded` are the scores
-    a resumed run must give again (grading/replay.py).
+    `started` is the date chat templates print; `rows` are used instead of `config.data.path`; `recorded` is what a
+    resumed run must repeat.
     """
+    recorded = recorded or Recorded()
     try:
         if config.optim == "adamw_8bit":
             bitsandbytes_for(SETTING_8BIT)
@@ -92,9 +107,8 @@ def build(
         task = make_task(config, renderer, policy, train_examples, heldout_examples, tell)
         tell(f"{len(task.train_prompts):,} prompts to train on, {len(task.heldout_prompts):,} held out")
         sampler = make_sampler(policy, renderer, config.sampling_params, task.max_tokens, config.slots)
-        learner = LocalLearner(
-            policy, config, max_tokens=task.max_tokens, learning_rate=_learning_rate(config, total - trainable, tell)
-        )
+        learning_rate = _learning_rate(config, total - trainable, tell)
+        learner = _make_learner(policy, task, learning_rate, recorded.tokens, tell)
     except BaseException:
         grader.close()
         raise
@@ -102,8 +116,9 @@ def build(
         "data": fingerprint([*train_examples, *heldout_examples]),
         "base_model": fingerprint_model(policy.folder),
     }
-    judge = ReplayingGrader(grader, recorded) if recorded else grader
-    return LocalRun(task, Roles(sampler, judge, learner, grader.take_figures), grader, policy, fingerprints)
+    judge = ReplayingGrader(grader, recorded.accidents) if recorded.accidents else grader
+    roles = Roles(sampler, judge, learner, grader.take_figures)
+    return LocalRun(task, roles, grader, policy, fingerprints, learner.tokens_per_microbatch)
 
 
 def make_sampler(
@@ -154,6 +169,40 @@ def make_shared_sampler(
         bank=AdapterBank(model, network),
         keep_bytes=keep_bytes,
     )
+
+
+def _make_learner(
+    policy: Policy, task: Task, learning_rate: float, recorded: Mapping[int, int], tell: Tell
+) -> LocalLearner:
+    """With micro-batches that fit in memory; `recorded` as in Recorded."""
+    return LocalLearner(
+        policy,
+        task.config,
+        max_tokens=task.max_tokens,
+        learning_rate=learning_rate,
+        tokens_per_microbatch=_planned_tokens(policy, task, recorded.get(0), tell),
+        recorded_tokens=recorded,
+    )
+
+
+def _planned_tokens(policy: Policy, task: Task, recorded: int | None, tell: Tell) -> int | None:
+    """Of a micro-batch, with a line that says where memory goes; None where the model is not known well enough."""
+    config, params = task.config, task.config.eval
+    evaluated = len(task.heldout_prompts[: params.max_prompts])
+    load = Load(
+        prompts_per_step=config.prompts_per_step,
+        num_generations=config.num_generations,
+        longest_prompt=max(prompt.num_tokens for prompt in (*task.train_prompts, *task.heldout_prompts)),
+        longest_completion=task.max_tokens,
+        slots=config.slots,
+        longest_evaluation=evaluated * (params.samples_per_prompt + params.greedy),
+        lag=config.max_policy_lag,
+    )
+    plan = plan_memory(policy, config, load, recorded)
+    if plan is None:
+        return recorded
+    tell(plan.in_words())
+    return plan.tokens_per_microbatch
 
 
 def _threads(config: GRPOConfig, num_parameters: int) -> int:

@@ -16,13 +16,16 @@ from reinforge.inference.adapter_bank import AdapterBank, AdapterCall
 from reinforge.inference.decoders import Decoder, NetworkDecoder, PlainDecoder, SlotDecoder
 from reinforge.inference.fixed_decoder import FixedDecoder, fixed_shapes_pay
 from reinforge.inference.kept_keys import KeptKeys
-from reinforge.inference.prefill import PREFILL_TOKENS
 from reinforge.inference.sampling import draw
 from reinforge.inference.scheduler import Row, Scheduler
 from reinforge.inference.stop_strings import StopStrings
+from reinforge.insight.memory import PREFILL_TOKENS
 from reinforge.policy.counter_random import stream_key, uniform
 from reinforge.policy.network import Network
+from reinforge.policy.out_of_memory import telling_when_memory_runs_out
 from reinforge.types import Adapter, Completion, SampleRequest
+
+_FEWER_SLOTS = "Go on with fewer at once: reinforge runs resume RUN -o slots=N (in a new run: slots in the config)."
 
 
 class Engine:
@@ -91,6 +94,10 @@ class Engine:
 
     def sample(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Completion]]:
         """Yield (place of the request, completion) as completions end."""
+        with telling_when_memory_runs_out("while completions were drawn", _FEWER_SLOTS):
+            yield from self._sample(requests)
+
+    def _sample(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Completion]]:
         num_rows = sum(request.num_generations for request in requests)
         if not num_rows:
             return
@@ -105,8 +112,9 @@ class Engine:
                 sampling.admit()
                 drawn = sampling.step(self._params)
                 yield from self._leave(sampling, drawn)
-        except ModelError:
-            reusable = None  # NaN in a slot would outlive its row: a mask does not hide it
+        except (ModelError, RuntimeError, MemoryError):
+            # NaN in a slot would outlive its row: a mask does not hide it. And slots may have grown in part.
+            reusable = None
             raise
         finally:
             decoder.clear()

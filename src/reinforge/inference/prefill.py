@@ -12,12 +12,10 @@ import torch
 from reinforge.inference.kept_keys import KeptKeys
 from reinforge.inference.prompt_parts import TokenIds, prompt_parts
 from reinforge.inference.scheduler import chunks_of_similar_length
+from reinforge.insight.memory import PREFILL_TOKENS
 from reinforge.policy.attention import PrefixKV, pad
 from reinforge.policy.network import Network
 from reinforge.policy.slots import Prefix
-
-PREFILL_TOKENS = 8192
-"""Most prompt tokens (padded) in one forward pass."""
 
 
 class Prefill:

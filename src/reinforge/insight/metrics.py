@@ -66,6 +66,7 @@ METRICS: dict[str, str] = {
     "policy/lag": "Steps between the policy that sampled the batch and the one that learns, with `max_policy_lag`.",
     "policy/grad_norm": "Norm of the gradient before clipping.",
     "policy/learning_rate": "Learning rate of this step.",
+    "policy/microbatch_tokens": "Most tokens in one forward and backward pass: lowered when memory runs out.",
     "policy/logprob_gap_mean": "Mean |sampler's - learner's logprob| per token, in nats: a check of the machinery.",
     "policy/logprob_gap_max": "Largest such gap of one token.",
     "policy/trained_tokens": "Number of completion tokens in the loss.",

@@ -16,22 +16,30 @@ from reinforge.learner.optimizer import set_state_tensors, state_tensors
 from reinforge.policy.model import Policy
 
 
-def save(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, steps_done: int) -> None:
-    """Write `adapter/` and `optimizer.safetensors` into an existing folder."""
+def save(
+    folder: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    steps_done: int,
+    tokens_per_microbatch: int,
+) -> None:
+    """Write `adapter/`, `optimizer.safetensors` and `learner.json` into an existing folder."""
     try:
         policy.save_adapter(folder / "adapter")
         save_file(_optimizer_tensors(policy, optimizer), folder / "optimizer.safetensors")
     except SafetensorError as fault:  # how it reports a full disk
         raise OSError(str(fault)) from fault
-    (folder / "learner.json").write_text(json.dumps({"steps_done": steps_done}))
+    state = {"steps_done": steps_done, "tokens_per_microbatch": tokens_per_microbatch}
+    (folder / "learner.json").write_text(json.dumps(state))
 
 
-def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
-    """Become what `save` wrote; returns the number of steps taken."""
+def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[int, int | None]:
+    """Become what `save` wrote -> number of steps taken, and tokens of a micro-batch (older checkpoints tell none)."""
     try:
         weights = load_file(folder / "adapter" / "adapter_model.safetensors")
         moments = load_file(folder / "optimizer.safetensors")
-        steps_done = int(json.loads((folder / "learner.json").read_text())["steps_done"])
+        state = json.loads((folder / "learner.json").read_text())
+        steps_done, tokens = int(state["steps_done"]), state.get("tokens_per_microbatch")
     except (OSError, ValueError, KeyError, SafetensorError) as fault:
         raise CheckpointError(f"{folder} holds no readable learner state: {fault}.") from fault
     policy.load_weights(weights)
@@ -40,7 +48,7 @@ def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> i
         own = {key.rsplit("|", 1)[1]: value for key, value in moments.items() if key.rsplit("|", 1)[0] == name}
         if own:
             set_state_tensors(optimizer, parameter, own)
-    return steps_done
+    return steps_done, None if tokens is None else int(tokens)
 
 
 def state_hash(policy: Policy, optimizer: torch.optim.Optimizer) -> str:

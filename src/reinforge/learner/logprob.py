@@ -11,12 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from reinforge.insight.memory import CPU_CHUNK_LOGITS, GPU_CHUNK_LOGITS, MIN_CHUNK_ROWS
 from reinforge.policy.products import linear
-
-CPU_CHUNK_LOGITS, GPU_CHUNK_LOGITS = 1 << 20, 1 << 24
-"""Logits computed at once (float32: 4 and 64 MiB): on a CPU so few that they stay in its cache."""
-MIN_CHUNK_ROWS = 64
-"""But never fewer tokens than this: products with fewer rows are slow."""
 
 
 def token_logprobs(hidden_ME: Tensor, head: nn.Module, targets_M: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ E hidden size, L prefix tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reinforge.config import GRPOConfig
 from reinforge.errors import ReinforgeError
+from reinforge.insight.memory import CPU_TOKENS, GPU_TOKENS
 from reinforge.learner import checkpoint
 from reinforge.learner.batch import (
     Chunk,
@@ -33,43 +34,48 @@ from reinforge.learner.schedule import learning_rate_at
 from reinforge.policy import attention
 from reinforge.policy.attention import PrefixKV
 from reinforge.policy.model import Policy
+from reinforge.policy.out_of_memory import give_back, is_out_of_memory, memory_error, telling_when_memory_runs_out
 from reinforge.types import Adapter, Batch, Group, Update
 
-CPU_TOKENS, GPU_TOKENS = 2048, 16384
-"""Tokens of a micro-batch unless the config says otherwise."""
+_RECOMPUTE = "Go on with less memory and more arithmetic: reinforge runs resume RUN -o gradient_checkpointing=true. Or "
 
 
 class LocalLearner:
     """Implements roles.Learner for one process and one device."""
 
-    def __init__(self, policy: Policy, config: GRPOConfig, *, max_tokens: int, learning_rate: float) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        config: GRPOConfig,
+        *,
+        max_tokens: int,
+        learning_rate: float,
+        tokens_per_microbatch: int | None = None,
+        recorded_tokens: Mapping[int, int] | None = None,
+    ) -> None:
+        """`tokens_per_microbatch` are those planned for this run; those of the config otherwise. `recorded_tokens` are
+        what memory left of them from a step on, in the run that is being resumed."""
         self.policy = policy
         self.config = config
         self.settings = LossSettings.from_config(config, max_tokens)
         self.learning_rate = learning_rate
         """Peak of the schedule."""
         self.steps_done = 0
-        self.device = next(policy.model.parameters()).device
-        default = CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS
-        self.tokens_per_microbatch = config.tokens_per_microbatch or default
+        self.device = policy.device
+        usual = CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS
+        self.tokens_per_microbatch = tokens_per_microbatch or config.tokens_per_microbatch or usual
+        """Lowered when memory runs out."""
+        self._recorded_tokens = recorded_tokens or {}
         self._referenced: tuple[tuple[Group, ...], dict[tuple[int, int], Tensor]] | None = None
         """Reference logprobs of the batch that is being used several times."""
         self.optimizer = make_optimizer(policy.trainable().values(), config, learning_rate)
 
     def update(self, batch: Batch) -> Update:
         """Take one optimizer step. A batch in which nothing teaches leaves weights and optimizer as they are."""
+        self._set_tokens(self._recorded_tokens.get(self.steps_done + 1, self.tokens_per_microbatch))
+        planned = self.tokens_per_microbatch
         rows = rows_to_compute(batch, self.settings)
-        step = _Step(batch, rows)
-        self.optimizer.zero_grad(set_to_none=True)
-        chunks = plan(
-            rows,
-            self.tokens_per_microbatch,
-            shared_prefix=self.policy.shares_prefix,
-            packed=self.policy.network is not None,
-        )
-        references = self._reference_logprobs(batch, chunks)
-        for chunk in chunks:
-            self._accumulate(chunk, step, references)
+        step = self._gradients(batch, rows)
         learning_rate = self._current_learning_rate()
         grad_norm = self._optimizer_step(learning_rate) if rows else 0.0
         self.steps_done += 1
@@ -77,11 +83,13 @@ class LocalLearner:
             **step.metrics(self.settings),
             "policy/grad_norm": grad_norm,
             "policy/learning_rate": learning_rate,
+            "policy/microbatch_tokens": float(self.tokens_per_microbatch),
         }
         another = batch.updates_done + 1 < self.config.num_iterations
         if not another:
             self._referenced = None
-        return Update(metrics, step.old_logprobs_PGT() if another else None)
+        lowered = self.tokens_per_microbatch if self.tokens_per_microbatch < planned else None
+        return Update(metrics, step.old_logprobs_PGT() if another else None, lowered)
 
     def publish(self) -> Adapter:
         return self.policy.adapter(self.steps_done)
@@ -90,10 +98,61 @@ class LocalLearner:
         return checkpoint.state_hash(self.policy, self.optimizer)
 
     def save(self, folder: Path) -> None:
-        checkpoint.save(folder, self.policy, self.optimizer, self.steps_done)
+        checkpoint.save(folder, self.policy, self.optimizer, self.steps_done, self.tokens_per_microbatch)
 
     def restore(self, folder: Path) -> None:
-        self.steps_done = checkpoint.restore(folder, self.policy, self.optimizer)
+        self.steps_done, tokens = checkpoint.restore(folder, self.policy, self.optimizer)
+        self.tokens_per_microbatch = tokens or self.tokens_per_microbatch
+
+    def _gradients(self, batch: Batch, rows: list[Row]) -> _Step:
+        """Of all rows, in the parameters. When memory runs out it begins again with smaller micro-batches."""
+        while True:
+            chunks = self._plan(rows)
+            try:
+                return self._attempt(batch, rows, chunks)
+            except (RuntimeError, MemoryError) as fault:
+                if not is_out_of_memory(fault):
+                    raise
+                self._lower_tokens(chunks, fault)
+            give_back()  # here the fault, and with it what the failed pass held, is gone
+
+    def _plan(self, rows: list[Row]) -> list[Chunk]:
+        shared_prefix, packed = self.policy.shares_prefix, self.policy.network is not None
+        return plan(rows, self.tokens_per_microbatch, shared_prefix=shared_prefix, packed=packed)
+
+    def _attempt(self, batch: Batch, rows: list[Row], chunks: list[Chunk]) -> _Step:
+        step = _Step(batch, rows)
+        self.optimizer.zero_grad(set_to_none=True)
+        references = self._reference_logprobs(batch, chunks)
+        for chunk in chunks:
+            self._accumulate(chunk, step, references)
+        return step
+
+    def _set_tokens(self, tokens: int) -> None:
+        if tokens != self.tokens_per_microbatch:
+            self.tokens_per_microbatch = tokens
+            self._referenced = None  # else it would depend on whether the run was resumed in between
+
+    def _lower_tokens(self, chunks: list[Chunk], fault: BaseException) -> None:
+        """To half of the largest pass there was, unless each was of one completion behind one prompt."""
+        shares_prefix = self.policy.shares_prefix
+        passes = [
+            sum(row.length + (0 if shares_prefix else len(row.prompt_ids)) for row in rows)
+            for chunk in chunks
+            for rows in chunk.microbatches
+            if len(rows) > 1
+        ]
+        if shares_prefix:
+            passes += [sum(map(len, chunk.prompts)) for chunk in chunks if len(chunk.prompts) > 1]
+        if not passes:
+            where = f"in step {self.steps_done + 1}, with a single completion in each pass"
+            raise memory_error(where, self._memory_hint(), fault) from fault
+        self._set_tokens(max(1, min(self.tokens_per_microbatch, max(passes)) // 2))
+        self._recorded_tokens = {}  # of what happened here before: this time it went another way
+
+    def _memory_hint(self) -> str:
+        way_out = "begin anew with a lower sampling_params.max_tokens or data.max_prompt_tokens."
+        return "B" + way_out[1:] if self.config.gradient_checkpointing else _RECOMPUTE + way_out
 
     def _accumulate(self, chunk: Chunk, step: _Step, references: dict[tuple[int, int], Tensor]) -> None:
         """Add the chunk's gradients: its prompts forward once, its micro-batches forward and backward, and last the
@@ -224,7 +283,8 @@ class LocalLearner:
             )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.optimizer.step()
+        with telling_when_memory_runs_out(f"in the optimizer, in step {self.steps_done + 1}", self._memory_hint()):
+            self.optimizer.step()
         return float(grad_norm)
 
 

@@ -59,6 +59,10 @@ class Policy:
     network: Network | None = None
     """What runs prefixes and completions instead of `model`, where it is known to compute the same."""
 
+    @property
+    def device(self) -> torch.device:
+        return cast(torch.device, self.model.device)
+
     def reference(self) -> AbstractContextManager[Any]:
         """Within this block the model is the base model: adapter off."""
         return cast(AbstractContextManager[Any], self.peft_model.disable_adapter())

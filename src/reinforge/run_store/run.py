@@ -6,6 +6,7 @@
     <run>/judgements.db   what judges have answered and what that took; none where no judge was asked
     <run>/network.jsonl   connections that reward functions asked for (network_log.py); none where there were none
     <run>/judge.json      settings of the judge that a resume has changed
+    <run>/machine.json    settings of how it computes that a resume has changed
     <run>/checkpoints/    resumable states (checkpoints.py)
     <run>/adapter/        the published final adapter
     <run>/control/        requests to the trainer, each a file that was renamed into place
@@ -51,7 +52,7 @@ from reinforge.run_store.records import Event, RewardUpdateRow, Status, StepReco
 from reinforge.types import Score
 
 _FOLDERS = ("checkpoints", "adapter", "control", "evaluations", "rewards")
-_JUDGE = "judge.json"
+_JUDGE, _MACHINE = "judge.json", "machine.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -227,13 +228,13 @@ class Run(RowReader):
         return status, reason
 
     def config(self) -> dict[str, Any]:
-        """The resolved config as plain values, with what a resume has changed of the judge's settings."""
+        """The resolved config as plain values, with what a resume has changed of it."""
         path = self.path / "config.yaml"
         try:
             config = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
             if (self.path / _JUDGE).exists():
                 config["reward_fns"]["judge"] = _read_json(self.path / _JUDGE)
-            return config
+            return config | (_read_json(self.path / _MACHINE) if (self.path / _MACHINE).exists() else {})
         except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, RecursionError) as fault:
             raise CheckpointError(f"{path} is damaged: {fault}.") from fault
 
@@ -241,6 +242,11 @@ class Run(RowReader):
         """Ask judges by these settings (all of `reward_fns.judge`) from now on. They say where and how fast, not what:
         equal questions have the answers they had."""
         replace_durably(self.path / _JUDGE, json.dumps(dict(settings), indent=2, allow_nan=False).encode())
+
+    def change_machine(self, settings: Mapping[str, Any]) -> None:
+        """Compute with these settings from now on: they say how, not what. Those changed before stay changed."""
+        before = _read_json(self.path / _MACHINE) if (self.path / _MACHINE).exists() else {}
+        replace_durably(self.path / _MACHINE, json.dumps({**before, **settings}, allow_nan=False).encode())
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Every held-out evaluation, by step."""
