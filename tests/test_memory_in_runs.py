@@ -140,7 +140,7 @@ def test_when_the_sampler_finds_no_memory_people_are_told_what_helps(config, tmp
 
 
 PEAK = """
-import resource, sys
+import sys
 import torch
 torch.set_num_threads(1)
 import reinforge
@@ -150,12 +150,14 @@ class Told(SilentWatcher):
     def note(self, text):
         print(text)
 reinforge.train(load_config([sys.argv[1]]), runs_dir=sys.argv[2], name="run", watcher=Told())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+# Not ru_maxrss, which begins with the peak of the process that started us.
+(peak,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+print(int(peak.split()[1]) * 1024)
 """
 
 
 def wide_model(folder: Path, tokenizer: Path) -> Path:
-    """A model of 19M parameters, so that it counts beside Python and its libraries."""
+    """A model of 24M parameters, so that it counts beside Python and its libraries."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
@@ -177,7 +179,7 @@ def wide_model(folder: Path, tokenizer: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ru_maxrss has another unit")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_the_peak_of_a_whole_run_is_near_the_plan(tiny_qwen2, tmp_path):
     (tmp_path / "rewards.py").write_text(REWARDS)
     rows = [json.dumps({"prompt": "count to " + "9" * 300, "number": n}) for n in range(8)]
@@ -199,4 +201,4 @@ def test_the_peak_of_a_whole_run_is_near_the_plan(tiny_qwen2, tmp_path):
     command = [sys.executable, "-c", PEAK, str(tmp_path / "config.yaml"), str(tmp_path / "runs")]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     planned = next(float(line.split()[2]) * 1e9 for line in lines if line.startswith("memory: about"))
-    assert 0.75 * planned < int(lines[-1]) < 1.15 * planned, lines
+    assert 0.75 * planned < int(lines[-1]) < 1.1 * planned, lines
