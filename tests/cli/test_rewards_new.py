@@ -80,6 +80,34 @@ def test_what_is_written_passes_on_its_data(shape: str, folder: Path, capsys: py
     assert {"right", "nothing"} <= names
 
 
+@pytest.mark.parametrize(
+    ("columns", "prompt", "listed"),
+    [
+        ({}, "Write a poem.", "    none\n"),
+        ({"topic": "rain", "mood": "sad"}, "Write a poem.", '    topic: str, "rain"\n    mood: str, "sad"\n'),
+        ({}, "Write. End with #### and your answer.", "    none\n"),
+        ({}, "Write. Put your answer into \\boxed{}.", "    none\n"),
+    ],
+)
+def test_what_is_written_for_data_without_answers_passes_too(
+    columns: Row, prompt: str, listed: str, folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [{"prompt": f"{number}. {prompt}", **columns} for number in range(3)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert reinforge(["rewards", "new", "rewards.py", "--data", "rows.jsonl"]) == 0
+    assert f"Only form is judged: no column looks like the answer (found: {', '.join(columns) or 'none'})." in (
+        capsys.readouterr().err
+    )
+    source = (folder / "rewards.py").read_text()
+    assert listed in source
+    assert "COLUMN" not in source
+    assert "correct" not in source
+    assert reinforge(["rewards", "test", "rewards.py", "--data", "rows.jsonl", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [finding for finding in report["findings"] if finding["verdict"] != "info"] == []
+    assert report["functions"][-1]["gold"] == 1.0
+
+
 def test_a_file_without_data_is_tried_by_its_cases(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert reinforge(["rewards", "new", "rewards.py"]) == 0
     assert reinforge(["rewards", "test", "rewards.py", "--json"]) == 0

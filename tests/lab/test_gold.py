@@ -16,6 +16,7 @@ from reinforge.lab.find_gold import GoldOptions, find_gold
 from reinforge.lab.gold import Gold, GoldRecipe, answer_columns, split_answer
 from reinforge.lab.layouts import asked_layout, json_keys, source_layouts
 from reinforge.lab.probes import Answers, fuzz, probes
+from reinforge.lab.subject import Request, examine_request
 from reinforge.sandbox.limits import Limits
 from reinforge.types import Example
 
@@ -85,6 +86,17 @@ def test_columns_that_may_hold_the_answer():
     assert answer_columns([example], ["return example['note']"]) == ["target", "label", "note"]
     assert answer_columns([example], ["def f(completions, label, **columns):"]) == ["label", "target"]
     assert answer_columns([Example(0, "p", {"x": 1})], []) == ["x"]
+
+
+def test_a_column_named_answer_is_the_answer_whatever_is_rewarded(tmp_path):
+    columns = {"answer": "4", "solution": "two and two are four, as everybody knows", "completion": "5"}
+    example = Example(0, "2 + 2?", columns)
+    source = "def wordy(prompt, completion, example):\n    return len(completion) / 100  # not example['solution']\n"
+    assert answer_columns([example], ["def f(prompt, completion, example):"])[0] == "answer"
+    (tmp_path / "wordy.py").write_text(source + "ANSWER = 'answer'\n")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "2 + 2?", **columns}) + "\n")
+    report = examine_request(Request("wordy.py", "rows.jsonl"), tmp_path)
+    assert "answers: column answer, assumed" in report.assumptions
 
 
 def test_the_answer_behind_hashes():

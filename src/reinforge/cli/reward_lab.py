@@ -144,7 +144,11 @@ def new_command(file: Path, data: str | None, prompt_column: str, answer_column:
             path.write_text(text, encoding="utf-8")
         except OSError as fault:
             raise UsageError(f"{path} cannot be written: {fault}.") from fault
-    say(f"written: {file} and {cases} (answers: {starter.kind}, column {starter.column})")
+    answers = f"answers: {starter.kind}, column {starter.column}" if starter.column else "no answers"
+    say(f"written: {file} and {cases} ({answers})")
+    if not starter.column:
+        found = ", ".join(examples[0].columns) or "none"
+        say(f"Only form is judged: no column looks like the answer (found: {found}). --answer-column NAME names one.")
     say(f"try:     reinforge rewards test {file}{options}")
 
 

@@ -14,7 +14,16 @@ from reinforge.grading.describe import describe_source
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.reward_function import RewardFunction
 from reinforge.insight.trials import median
-from reinforge.lab.gold import Gold, GoldRecipe, answer_columns, as_text, is_nothing, parse_template, split_answer
+from reinforge.lab.gold import (
+    ANSWER_COLUMNS,
+    Gold,
+    GoldRecipe,
+    answer_columns,
+    as_text,
+    is_nothing,
+    parse_template,
+    split_answer,
+)
 from reinforge.lab.layouts import asked_layout, json_keys, source_layouts
 from reinforge.sandbox.limits import Limits
 from reinforge.sandbox.pool import SourceFault, Worker, WorkerUnavailable
@@ -66,7 +75,9 @@ def find_gold(
 
 def _columns(options: GoldOptions, examples: Sequence[Example], sources: Sequence[str]) -> list[str]:
     if options.answer_column is None:
-        return answer_columns(examples, sources)[:MAX_COLUMNS]
+        columns = answer_columns(examples, sources)
+        # Whatever else the functions reward: where there is a column of that name, no other is the answer.
+        return columns[:1] if columns and columns[0].lower() == ANSWER_COLUMNS[0] else columns[:MAX_COLUMNS]
     if options.answer_column not in examples[0].columns:
         found = ", ".join(examples[0].columns) or "none"
         raise UsageError(f'There is no column "{options.answer_column}" (found: {found}).', hint="Correct it.")

@@ -114,9 +114,11 @@ def answer_columns(examples: Sequence[Example], sources: Sequence[str]) -> list[
 
 
 def _reads(source: str, column: str) -> bool:
-    """Whether a source text names a column: in quotes, as a parameter, or in a template."""
+    """Whether a source text names a column: in quotes, as a parameter (but for those that every function has), or in a
+    template."""
     name = re.escape(column)
-    return re.search(rf"""["']{name}["']|\bdef \w+\([^)]*\b{name}\b|item\.{name}\b""", source) is not None
+    parameter = "" if column in ("prompt", "completion") else rf"|\bdef \w+\([^)]*\b{name}\b"
+    return re.search(rf"""["']{name}["']{parameter}|item\.{name}\b""", source) is not None
 
 
 def parse_template(template: str, example: Example) -> str:

@@ -18,10 +18,22 @@ from reinforge.lab.cases import cases_beside
 from reinforge.lab.gold import Gold, answer_columns, split_answer
 from reinforge.lab.layouts import ANSWER_TAGS, REASONING_TAGS, asked_layout
 from reinforge.lab.probes import Answers
-from reinforge.lab.starter_text import CONTENT, FORM, GOLD, HEAD, IMPORTS, REFERENCE, REFERENCE_BEHIND_HASHES, SHAPES
+from reinforge.lab.starter_text import (
+    CONTENT,
+    FORM,
+    FORM_ONLY,
+    FUNCTIONS,
+    GOLD,
+    GOLD_OF_NONE,
+    HEAD,
+    IMPORTS,
+    REFERENCE,
+    REFERENCE_BEHIND_HASHES,
+    SHAPES,
+)
 from reinforge.types import Example
 
-AnswerKind = Literal["number", "label", "list", "table", "text"]
+AnswerKind = Literal["number", "label", "list", "table", "text", "none"]
 DEFAULT_TAGS = ("think", "answer")
 MAX_LABELS = 20
 
@@ -37,16 +49,12 @@ class Starter:
 
 
 def make_starter(examples: Sequence[Example], file: Path, options: str = "", column: str | None = None) -> Starter:
-    """A starter for these rows; without rows for a text column named `answer`. `options` are those with which
-    `reinforge rewards test` finds the rows."""
-    column = column or next(iter(answer_columns(examples, [])), None) if examples else column or "answer"
-    answers = [
-        answer
-        for example in examples
-        if column is not None and (answer := split_answer(example.columns.get(column))[1]) is not None
-    ]
-    column = column or "answer"
-    kind = kind_of(answers)
+    """A starter for these rows; without rows for a text column named `answer`, for rows without an answer about form
+    alone. `options` are those with which `reinforge rewards test` finds the rows."""
+    if column is None:
+        column = next(iter(answer_columns(examples, [])), "") if examples else "answer"
+    answers = [a for e in examples if column and (a := split_answer(e.columns.get(column))[1]) is not None]
+    kind: AnswerKind = kind_of(answers) if column else "none"
     asked = asked_layout(_prompt(examples[0])) if examples else None
     shape, names = _shape(asked)
     behind = any(isinstance(e.columns.get(column), str) and "####" in e.columns[column] for e in examples)
@@ -58,14 +66,22 @@ def make_starter(examples: Sequence[Example], file: Path, options: str = "", col
         "options": options,
         "columns": _columns(examples),
         "column": column,
+        "functions": (FUNCTIONS if column else FORM_ONLY).replace("@file@", file.name),
         "tags": ", ".join(f'"{name}"' for name in names),
         "answer_tag": next((name for name in reversed(names) if name.lower() in ANSWER_TAGS), ""),
         "reference": reference,
         "layout": repr(_layout(names, asked)),
         "written": written,
     }
-    source = _filled(HEAD + IMPORTS[kind] + SHAPES[shape] + FORM[shape] + CONTENT[kind] + GOLD, values)
+    shape_text = SHAPES[shape] if column else _without_column(SHAPES[shape])
+    ending = GOLD if column else GOLD_OF_NONE
+    source = _filled(HEAD + IMPORTS[kind] + shape_text + FORM[shape] + CONTENT[kind] + ending, values)
     return Starter(source, _cases(examples, column, shape, _layout(names, asked)), kind, column)
+
+
+def _without_column(shape: str) -> str:
+    text = shape.removeprefix('COLUMN = "@column@"\n')
+    return "\n" + text.lstrip("\n") if text.startswith("\n") else text
 
 
 def kind_of(answers: Sequence[Any]) -> AnswerKind:
@@ -118,7 +134,7 @@ def _layout(names: Sequence[str], asked: str | None) -> str:
 
 
 _AS_TEXT, _AS_JSON = "str(example[COLUMN])@part@.strip()", "json.dumps(example[COLUMN], ensure_ascii=False)"
-_WRITTEN = {"number": _AS_TEXT, "label": _AS_TEXT, "text": _AS_TEXT, "list": _AS_JSON, "table": _AS_JSON}
+_WRITTEN = {"number": _AS_TEXT, "label": _AS_TEXT, "text": _AS_TEXT, "list": _AS_JSON, "table": _AS_JSON, "none": ""}
 
 
 def _columns(examples: Sequence[Example]) -> str:
@@ -128,7 +144,7 @@ def _columns(examples: Sequence[Example]) -> str:
         value = next((e.columns[name] for e in examples if e.columns.get(name) is not None), None)
         shown = json.dumps(value, ensure_ascii=True, default=str)
         lines.append(f"    {name}: {type(value).__name__}, {shown if len(shown) <= 60 else shown[:57] + '...'}")
-    return "\n".join(lines) if lines else "    answer: str"
+    return "\n".join(lines) or ("    none" if examples else "    answer: str")
 
 
 def _filled(text: str, values: dict[str, str]) -> str:
@@ -142,17 +158,17 @@ def _cases(examples: Sequence[Example], column: str, shape: str, layout: str) ->
     own = Example(0, "What is the capital of Norway?", {column: "Oslo"})
     other = Example(1, "What is the capital of Iceland?", {column: "Reykjavik"})
     rows = [e for e in examples if e.columns.get(column) is not None] or [own, other]
-    golds = [_gold(example, column, layout) for example in rows]
+    golds = [_gold(example, column, layout) for example in rows] if column else [_form_only(examples[0], layout)]
     right = golds[0]
     place: dict[str, Any] = {"row": right.row + 1}
     if not examples:
         place = {"example": {"prompt": own.prompt, **own.columns}}
-    both = {"format_reward": 1, "correct_reward": 1}
+    both = {"format_reward": 1} | ({"correct_reward": 1} if column else {})
     lines: list[dict[str, Any]] = [
         {"name": "right", **place, "completion": right.text, "scores": both},
-        {"name": "nothing", **place, "completion": "", "scores": {"format_reward": 0, "correct_reward": 0}},
+        {"name": "nothing", **place, "completion": "", "scores": dict.fromkeys(both, 0)},
     ]
-    wrong = Answers(golds).other_than(right)
+    wrong = Answers(golds).other_than(right) if column else None
     if shape == "tags":
         cut = right.text[: right.text.rindex("</")]
         lines.append({"name": "cut off", **place, "completion": cut, "scores": {"format_reward": [0, 0.9]}})
@@ -161,6 +177,11 @@ def _cases(examples: Sequence[Example], column: str, shape: str, layout: str) ->
         lines.append({"name": "wrong", **place, "completion": text, "scores": {**both, "correct_reward": [0, 0.9]}})
         lines.append({"name": "ladder", **place, "great": right.text, "fair": text, "poor": "I do not know."})
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def _form_only(example: Example, layout: str) -> Gold:
+    """As `gold(example)` of a file for data without answers makes it."""
+    return Gold(example.index, layout.format(reasoning="The question asks for one thing.", answer="An answer."))
 
 
 def _gold(example: Example, column: str, layout: str) -> Gold:

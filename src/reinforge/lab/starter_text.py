@@ -13,13 +13,17 @@ Golden cases stand beside it, in @cases@: add one for each mistake you find.
 In the config:
 
     reward_fns:
-      functions: {format: @file@:format_reward, correct: @file@:correct_reward}
-      weights: {format: 0.2, correct: 0.8}
+@functions@
 """
 
 '''
 
+FUNCTIONS = """      functions: {format: @file@:format_reward, correct: @file@:correct_reward}
+      weights: {format: 0.2, correct: 0.8}"""
+FORM_ONLY = "      functions: {format: @file@:format_reward}"
+
 IMPORTS = {
+    "none": "import re\n\n",
     "number": "import re\n\n",
     "label": "import re\n\n",
     "text": "import re\nfrom collections import Counter\n\n",
@@ -109,6 +113,11 @@ REFERENCE_BEHIND_HASHES = '''def reference(example):
 '''
 
 CONTENT = {
+    "none": """# The data has no column with right answers, so nothing can compare with one. What makes a
+# completion good in your task comes here: a check of its own, or a judge. In the config it gets most of the weight.
+
+
+""",
     "number": '''@reference@def number(text):
     """The number in a text, without $ and thousands commas; None when it is none."""
     try:
@@ -194,4 +203,12 @@ def gold(example):
         return None
     answer = @written@
     return RIGHT.format(reasoning="The question asks for one thing.", answer=answer)
+'''
+
+GOLD_OF_NONE = '''RIGHT = @layout@
+
+
+def gold(example):
+    """A completion in the right form, for `reinforge rewards test`. The data has no answers to put into it."""
+    return RIGHT.format(reasoning="The question asks for one thing.", answer="An answer.")
 '''
