@@ -20,17 +20,31 @@ def toy(bench, monkeypatch):
 
 def test_every_side_draws_the_tokens_of_a_toy(toy):
     made, size = toy
-    rows = json.loads(json.dumps(made.measure(size, repeats=1)))
-    assert [row["name"] for row in rows] == list(made.LABELS)
-    assert all(row["s"] > 0 for row in rows)
-    assert "PEFT, eight adapters in one batch" in made.table(rows)
+    found = json.loads(json.dumps(made.measure(size, repeats=1)))
+    rows = {row["name"]: row for row in found["sides"]}
+    assert list(rows) == list(made.LABELS)
+    assert all(row["s"] > 0 for row in rows.values())
+    assert rows["in_turn"]["first_token_mean_s"] < rows["in_turn"]["first_token_max_s"]
+    assert 0 < found["max_logprob_difference"] < 1e-5
+    assert "PEFT, eight adapters in one batch" in made.table(found)
 
 
 def test_ratios_are_over_our_batch_of_eight(toy):
     made, _ = toy
-    rows = {row["name"]: row for row in made.summary({"eight": [2.0, 1.0, 3.0], "peft_eight": [8.0]})}
+    drawings = {"eight": made.Drawing(first_token_s=[0.1, 0.1]), "peft_eight": made.Drawing(first_token_s=[0.1, 0.3])}
+    rows = {row["name"]: row for row in made.summary({"eight": [2.0, 1.0, 3.0], "peft_eight": [8.0]}, drawings)}
     assert rows["peft_eight"]["ratio"] == 4.0
     assert rows["eight"]["tokens_per_s"] == 6 * 4 / 2.0
+    assert (rows["peft_eight"]["first_token_mean_s"], rows["peft_eight"]["first_token_max_s"]) == (0.2, 0.3)
+
+
+def test_logprobs_are_compared_until_the_tokens_part(toy):
+    made, _ = toy
+    one, other = (
+        {0: made.Completion(0, ids, "", "length", logprobs, logprobs, 0)}
+        for ids, logprobs in (((1, 2, 3), (-1.0, -2.0, -3.0)), ((1, 5, 3), (-1.5, -9.0, -9.0)))
+    )
+    assert made.logprob_difference(one, other) == 0.5
 
 
 def test_each_request_has_its_adapter_on_every_side(toy, bench, tmp_path):
