@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from reinforge.inference import kept_keys
 from reinforge.inference.kept_keys import KeptKeys
-from reinforge.inference.prompt_parts import common_length
+from reinforge.policy.prompt_parts import common_length
 from reinforge.policy.slots import Prefix
 
 BYTES = 8

@@ -13,9 +13,9 @@ from reinforge.inference.adapters import base_copy, sampling_copy, sampling_netw
 from reinforge.inference.engine import Engine
 from reinforge.inference.kept_keys import KeptKeys
 from reinforge.inference.prefill import Prefill
-from reinforge.inference.prompt_parts import prompt_parts
 from reinforge.policy.attention import use_shared_prefix_attention
 from reinforge.policy.model import load_policy
+from reinforge.policy.prompt_parts import prompt_parts
 from reinforge.policy.slots import Prefix
 from reinforge.types import Adapter, Example, Prompt, SampleRequest
 

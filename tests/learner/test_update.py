@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from reinforge.errors import ReinforgeError
 from reinforge.insight.metrics import is_registered
+from reinforge.learner import batch as batching
 from reinforge.learner import logprob
 from reinforge.policy import attention
 from reinforge.policy.model import Policy, find_network
@@ -67,6 +68,45 @@ def test_any_split_into_microbatches_gives_the_same_gradient(policies, share, sh
     whole = gradients(make_learner(policy, loss_type=loss, tokens_per_microbatch=10**9), batch)
     split = gradients(make_learner(policy, loss_type=loss, tokens_per_microbatch=budget), batch)
     assert relative_difference(split, whole) < EXACT
+
+
+def with_common_beginning(batch: Batch, num_common: int) -> Batch:
+    """The same completions behind prompts that begin alike."""
+    common = tuple(range(100, 100 + num_common))
+    prompts = [replace(group.prompt, token_ids=common + group.prompt.token_ids) for group in batch.groups]
+    groups = [replace(group, prompt=prompt) for group, prompt in zip(batch.groups, prompts, strict=True)]
+    return replace(batch, groups=tuple(groups))
+
+
+@given(
+    shapes=shapes, num_common=st.integers(1, 9), budget=st.sampled_from([1, 20, 50, 10**9]), which=st.integers(0, 5),
+    beta=st.sampled_from([0.0, 0.04]), recompute=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_common_beginning_run_once_gives_the_same_gradient(
+    policies, monkeypatch, shapes, num_common, budget, which, beta, recompute
+):
+    batch = with_common_beginning(make_batch([p for p, _ in shapes], [c for _, c in shapes]), num_common)
+    policy = own(policies[which])
+    monkeypatch.setattr(batching, "MIN_SAVED_TOKENS", 10**9)
+    repeated = gradients(make_learner(policy, beta=beta, tokens_per_microbatch=10**9), batch)
+    monkeypatch.setattr(batching, "MIN_SAVED_TOKENS", 1)
+    changes = {"tokens_per_microbatch": budget, "gradient_checkpointing": recompute}
+    once = gradients(make_learner(policy, beta=beta, **changes), batch)
+    assert relative_difference(once, repeated) < EXACT
+
+
+def test_a_common_beginning_is_counted_once_where_it_pays(policies, monkeypatch):
+    batch = with_common_beginning(make_batch([5] * 6, [[3, 4]] * 6), 40)
+    rows = batching.rows_to_compute(batch, make_learner(policies[0]).settings)
+    planned = {}
+    for packed in (True, False):
+        for min_saved in (200, 201):
+            monkeypatch.setattr(batching, "MIN_SAVED_TOKENS", min_saved)
+            chunks = batching.plan(rows, 55, shared_prefix=True, packed=packed)
+            planned[packed, min_saved] = [(len(chunk.prompts), chunk.num_common) for chunk in chunks]
+    assert planned[True, 200] == [(3, 40), (3, 40)]
+    assert planned[True, 201] == planned[False, 200] == planned[False, 201] == [(1, 0)] * 6
 
 
 @pytest.mark.parametrize("share", [shared, own, plain])

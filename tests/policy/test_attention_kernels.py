@@ -80,7 +80,9 @@ def test_two_parts_from_the_plain_form_pass_gradcheck(monkeypatch):
     shapes = [(2, 5, 4, 3, 4), (2, 5, 4, 4), (2, 5, 4, 4), (3, 2, 7, 4), (3, 2, 7, 4)]
     inputs = tuple(drawn(*shape, seed=seed).double().requires_grad_() for seed, shape in enumerate(shapes))
     runs = two_part_attention.runs_of([0, 0, 2, 1, 2], [7, 0, 3])
-    torch.autograd.gradcheck(lambda q, k, v, pk, pv: two_part_attention.attend(q, k, v, runs, pk, pv), inputs)
+    torch.autograd.gradcheck(
+        lambda q, k, v, pk, pv: two_part_attention.attend(q, k, v, [two_part_attention.Behind(pk, pv, runs)]), inputs
+    )
 
 
 def test_the_check_before_a_kernel_is_used_sees_a_wrong_one():

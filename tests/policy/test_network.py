@@ -18,6 +18,7 @@ from reinforge.policy.network import Network, largest_gap
 from reinforge.policy.packing import Packing
 from reinforge.policy.slots import step_gap
 from reinforge.policy.stacks import Stack
+from reinforge.policy.two_part_attention import Behind
 
 PREFIX_LENGTHS = [7, 0, 3]
 PREFIX_OF_ROW = [0, 0, 2, 1, 2]
@@ -222,7 +223,7 @@ def test_two_part_attention_is_plain_attention_and_passes_gradcheck():
     query, key, value, prefix_key, prefix_value = inputs = attention_inputs()
     runs = two_part_attention.runs_of(PREFIX_OF_ROW, PREFIX_LENGTHS)
     assert [(run.start, run.stop) for run in runs] == [(0, 2), (2, 3), (4, 5)]
-    ours = two_part_attention.attend(query, key, value, runs, prefix_key, prefix_value)
+    ours = two_part_attention.attend(query, key, value, [Behind(prefix_key, prefix_value, runs)])
     for row, prefix in enumerate(PREFIX_OF_ROW):
         length = PREFIX_LENGTHS[prefix]
         keys = torch.cat([prefix_key[prefix, :, :length], key[:, row]], dim=1)
@@ -232,7 +233,29 @@ def test_two_part_attention_is_plain_attention_and_passes_gradcheck():
             query[:, row].transpose(1, 2), keys[:, None], values[:, None], attn_mask=visible
         )
         torch.testing.assert_close(ours[:, row], plain.transpose(1, 2), atol=1e-12, rtol=0)
-    torch.autograd.gradcheck(lambda q, k, v, pk, pv: two_part_attention.attend(q, k, v, runs, pk, pv), inputs)
+    torch.autograd.gradcheck(lambda q, k, v, pk, pv: two_part_attention.attend(q, k, v, [Behind(pk, pv, runs)]), inputs)
+
+
+def test_three_part_attention_is_plain_attention_and_passes_gradcheck():
+    """All rows behind one more prefix, which stands before the others."""
+    query, key, value, prefix_key, prefix_value = inputs = attention_inputs()
+    common = tuple(double(1, 2, 3, 4, seed=seed) for seed in (7, 8))
+    runs, all_rows = two_part_attention.runs_of(PREFIX_OF_ROW, PREFIX_LENGTHS), [two_part_attention.Run(0, 5, 0, 3)]
+
+    def attended(q, k, v, pk, pv, ck, cv):
+        return two_part_attention.attend(q, k, v, [Behind(pk, pv, runs), Behind(ck, cv, all_rows)])
+
+    ours = attended(*inputs, *common)
+    for row, prefix in enumerate(PREFIX_OF_ROW):
+        length = PREFIX_LENGTHS[prefix]
+        keys = torch.cat([common[0][0], prefix_key[prefix, :, :length], key[:, row]], dim=1)
+        values = torch.cat([common[1][0], prefix_value[prefix, :, :length], value[:, row]], dim=1)
+        visible = torch.ones(4, length + 7, dtype=torch.bool).tril(length + 3)
+        plain = nn.functional.scaled_dot_product_attention(
+            query[:, row].transpose(1, 2), keys[:, None], values[:, None], attn_mask=visible
+        )
+        torch.testing.assert_close(ours[:, row], plain.transpose(1, 2), atol=1e-12, rtol=0)
+    torch.autograd.gradcheck(attended, (*inputs, *common))
 
 
 def test_steps_of_the_slots_are_the_models_own(tiny_model):

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 
 from reinforge.inference.kept_keys import KeptKeys
 from reinforge.inference.prefill import Prefill
-from reinforge.inference.prompt_parts import TokenIds
 from reinforge.policy.attention import PrefixKV, SlotCache, pad, plain_logits, prefix_pass
 from reinforge.policy.network import Network
+from reinforge.policy.prompt_parts import TokenIds
 from reinforge.policy.slots import NetworkSlots, Prefix
 
 

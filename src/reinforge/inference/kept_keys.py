@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import OrderedDict
 
-from reinforge.inference.prompt_parts import TokenIds, common_length
+from reinforge.policy.prompt_parts import TokenIds, common_length
 from reinforge.policy.slots import Prefix
 
 MIN_REUSED_TOKENS = 16

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from reinforge.inference.kept_keys import KeptKeys
-from reinforge.inference.prompt_parts import TokenIds, prompt_parts
 from reinforge.inference.scheduler import chunks_of_similar_length
 from reinforge.insight.memory import PREFILL_TOKENS
 from reinforge.policy.attention import PrefixKV, pad
 from reinforge.policy.network import Network
+from reinforge.policy.prompt_parts import TokenIds, prompt_parts
 from reinforge.policy.slots import Prefix
 
 

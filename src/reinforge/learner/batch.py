@@ -16,6 +16,7 @@ from torch import Tensor
 
 from reinforge.learner.loss import LossSettings, StepSize, needs_all_rows
 from reinforge.policy.counter_random import mix, stream_key
+from reinforge.policy.prompt_parts import common_length
 from reinforge.types import Batch, Completion
 
 
@@ -45,6 +46,8 @@ class Chunk:
     prompt_of_group: dict[int, int]
     """Place of a group in the batch -> place of its prompt in `prompts`."""
     microbatches: tuple[tuple[Row, ...], ...]
+    num_common: int = 0
+    """All prompts begin with the same so many tokens, which are run once."""
 
 
 def step_size(batch: Batch, settings: LossSettings) -> StepSize:
@@ -66,6 +69,9 @@ def rows_to_compute(batch: Batch, settings: LossSettings) -> list[Row]:
     return rows
 
 
+MIN_SAVED_TOKENS = 256
+"""What the prompts have in common costs passes and parts of attention of its own, and pays from so many spared tokens
+on."""
 MAX_PACKED_PADDING = 1.5
 """Where padding is left out of everything but attention, the padded size may exceed the budget by this factor."""
 
@@ -73,8 +79,8 @@ MAX_PACKED_PADDING = 1.5
 def plan(rows: Sequence[Row], tokens_per_microbatch: int, *, shared_prefix: bool, packed: bool = False) -> list[Chunk]:
     """Chunks of groups of similar prompt length, each with length-sorted micro-batches under the token budget.
 
-    Without a shared prefix a row costs its prompt too, and prompts are not run apart. With `packed` the budget counts
-    real tokens, otherwise padding too.
+    Without a shared prefix a row costs its prompt too, and prompts are not run apart. With `packed` (our own network)
+    the budget counts real tokens, otherwise padding too; and a long beginning of all prompts is counted and run once.
     """
     slack = MAX_PACKED_PADDING if packed else 1.0
     by_group: dict[int, list[Row]] = {}
@@ -82,8 +88,10 @@ def plan(rows: Sequence[Row], tokens_per_microbatch: int, *, shared_prefix: bool
         by_group.setdefault(row.place[0], []).append(row)
     order = sorted(by_group, key=lambda p: (len(by_group[p][0].prompt_ids), p))
     chunks = []
-    lengths = [len(by_group[p][0].prompt_ids) if shared_prefix else 1 for p in order]
-    for places in _under_budget(lengths, tokens_per_microbatch, slack):
+    num_common = _num_common([by_group[p][0].prompt_ids[:-1] for p in order]) if shared_prefix and packed else 0
+    lengths = [len(by_group[p][0].prompt_ids) - num_common if shared_prefix else 1 for p in order]
+    prompt_budget = max(tokens_per_microbatch - num_common, tokens_per_microbatch // 4)
+    for places in _under_budget(lengths, prompt_budget, slack):
         groups = [order[i] for i in places]
         chunk_rows = [row for p in groups for row in by_group[p]]
         chunks.append(
@@ -91,9 +99,18 @@ def plan(rows: Sequence[Row], tokens_per_microbatch: int, *, shared_prefix: bool
                 prompts=tuple(by_group[p][0].prompt_ids for p in groups),
                 prompt_of_group={p: i for i, p in enumerate(groups)},
                 microbatches=tuple(_microbatches(chunk_rows, tokens_per_microbatch, shared_prefix, slack)),
+                num_common=num_common if len(groups) > 1 else 0,
             )
         )
     return chunks
+
+
+def _num_common(prefixes: Sequence[tuple[int, ...]]) -> int:
+    """Tokens that all prefixes begin with, 0 where running them once does not pay."""
+    if not prefixes:
+        return 0
+    num_common = common_length(min(prefixes), max(prefixes))
+    return num_common if (len(prefixes) - 1) * num_common >= MIN_SAVED_TOKENS else 0
 
 
 @dataclass(frozen=True, slots=True)

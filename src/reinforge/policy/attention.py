@@ -81,6 +81,8 @@ class PrefixKV:
     """Per layer [N, K, L, D]"""
     lengths_N: Tensor
     """int64, tokens of each prefix; 0 is allowed."""
+    common: PrefixKV | None = None
+    """One prefix that all of these stand behind. Only our own network makes and reads it."""
 
     def as_leaves(self) -> PrefixKV:
         """The same values cut off from their graph, collecting gradients of their own."""
@@ -88,10 +90,11 @@ class PrefixKV:
             tuple(k.detach().requires_grad_() for k in self.keys),
             tuple(v.detach().requires_grad_() for v in self.values),
             self.lengths_N,
+            self.common.as_leaves() if self.common is not None else None,
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
-        return self.keys + self.values
+        return self.keys + self.values + (self.common.tensors() if self.common is not None else ())
 
 
 class _Cache:

@@ -31,7 +31,7 @@ from reinforge.policy.packing import Packing
 from reinforge.policy.products import linear
 from reinforge.policy.rotation import Rotation, heads_split, turned
 from reinforge.policy.stacks import Stack, is_plain
-from reinforge.policy.two_part_attention import Run, attend, runs_of
+from reinforge.policy.two_part_attention import Behind, attend, runs_of
 
 _CLASSES = (Qwen2ForCausalLM, Qwen3ForCausalLM, LlamaForCausalLM)
 _DEVICES = ("cpu", "cuda")
@@ -106,19 +106,15 @@ class Network:
         positions = torch.arange(L, device=token_ids_NL.device)
         packing = Packing.of(positions < lengths_N[:, None])
         hidden_ME = self.embedded(packing.packed(token_ids_NL))
-        before: list[tuple[Any, ...]] = [()] * len(self.layers)
+        prefixes: list[list[Behind]] = [[] for _ in self.layers]
         positions_NL = positions.expand(N, L)
         if behind is not None:
-            prefix, prefix_of_N = behind
-            runs = runs_of(prefix_of_N.tolist(), prefix.lengths_N.tolist())
-            before = [(runs, key, value) for key, value in zip(prefix.keys, prefix.values, strict=True)]
-            positions_NL = positions + prefix.lengths_N.index_select(0, prefix_of_N)[:, None]
+            prefixes, lengths_before_N = _stand_behind(*behind)
+            positions_NL = positions + lengths_before_N[:, None]
         turns = self.rotation.at(positions_NL)
         keys, values = [], []
-        for layer, prefix_of_layer in zip(self.layers[:-1], before, strict=False):
-            hidden_ME, key, value = _maybe_again(
-                recompute, self._run, layer, hidden_ME, packing, turns, *prefix_of_layer
-            )
+        for layer, before in zip(self.layers[:-1], prefixes, strict=False):
+            hidden_ME, key, value = _maybe_again(recompute, self._run, layer, hidden_ME, packing, turns, before)
             keys.append(key)
             values.append(value)
         _, key, value = self._queries_keys_values(self.layers[-1], self.layers[-1].kv, hidden_ME, packing, turns)
@@ -133,12 +129,11 @@ class Network:
         by row. The mask is true at the first tokens of each row, as many as it has. Fastest when rows of one prefix
         stand next to each other."""
         packing = Packing.of(mask_BT)
-        runs = runs_of(prefix_of_B.tolist(), prefix.lengths_N.tolist())
-        before_B1 = prefix.lengths_N.index_select(0, prefix_of_B)[:, None]
-        turns = self.rotation.at(before_B1 + torch.arange(mask_BT.shape[1], device=mask_BT.device))
+        prefixes, lengths_before_B = _stand_behind(prefix, prefix_of_B)
+        turns = self.rotation.at(lengths_before_B[:, None] + torch.arange(mask_BT.shape[1], device=mask_BT.device))
         hidden_ME = self.embedded(packing.packed(token_ids_BT))
-        for layer, key, value in zip(self.layers, prefix.keys, prefix.values, strict=True):
-            hidden_ME, _, _ = _maybe_again(recompute, self._run, layer, hidden_ME, packing, turns, runs, key, value)
+        for layer, before in zip(self.layers, prefixes, strict=True):
+            hidden_ME, _, _ = _maybe_again(recompute, self._run, layer, hidden_ME, packing, turns, before)
         return normed(hidden_ME, self.norm)
 
     def random_ids(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -183,13 +178,11 @@ class Network:
         hidden_ME: Tensor,
         packing: Packing,
         turns: tuple[Tensor, Tensor],
-        runs: list[Run] | None = None,
-        prefix_key_NKLD: Tensor | None = None,
-        prefix_value_NKLD: Tensor | None = None,
+        behind: list[Behind],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One layer -> hidden states, and its keys and values [K, B, T, D]."""
         query, key, value = self._queries_keys_values(layer, layer.qkv, hidden_ME, packing, turns)
-        attended_KBTGD = attend(query, key, value, runs or (), prefix_key_NKLD, prefix_value_NKLD)
+        attended_KBTGD = attend(query, key, value, behind)
         attended_BTI = attended_KBTGD.permute(1, 2, 0, 3, 4).flatten(2)
         hidden_ME = hidden_ME + projected(packing.packed(attended_BTI), layer.out)
         return mlp_added(hidden_ME, layer.norm_2, layer.gate_up, layer.down), key, value
@@ -214,6 +207,17 @@ one model differ by as much among themselves: 1e-6, and 0.01 to 0.02 of the larg
 def is_the_models(network: Network, gap: float) -> bool:
     """Whether so small a gap is rounding."""
     return gap <= (MAX_GAP if network.dtype == torch.float32 else MAX_BFLOAT16_GAP)
+
+
+def _stand_behind(prefix: PrefixKV, prefix_of_B: Tensor) -> tuple[list[list[Behind]], Tensor]:
+    """What rows stand behind, for each layer, and how many tokens that is for each [B]."""
+    runs = runs_of(prefix_of_B.tolist(), prefix.lengths_N.tolist())
+    layers = [[Behind(key, value, runs)] for key, value in zip(prefix.keys, prefix.values, strict=True)]
+    lengths_B = prefix.lengths_N.index_select(0, prefix_of_B)
+    if prefix.common is None:
+        return layers, lengths_B
+    common, common_lengths_B = _stand_behind(prefix.common, torch.zeros_like(prefix_of_B))
+    return [own + more for own, more in zip(layers, common, strict=True)], lengths_B + common_lengths_B
 
 
 def largest_gap(network: Network, model: PreTrainedModel, seed: int = 0) -> float:

@@ -1,13 +1,13 @@
-"""Attention of many rows to a prefix they share and to themselves, without copying the prefix or building a mask.
+"""Attention of many rows to prefixes they share and to themselves, without copying a prefix or building a mask.
 
-The keys of a row fall into two parts, its prompt's and its own. Softmax over both is that over each part, weighted by
-its share of the sum (the rescaling of Milakov and Gimelshein 2018, as in FlashAttention): with l = log sum exp(scores)
-of a part and L that of both,
+The keys of a row fall into two parts, its prompt's and its own; or into three, where prompts begin with one system
+prompt. Softmax over all keys is that over each part, weighted by its share of the sum (the rescaling of Milakov and
+Gimelshein 2018, as in FlashAttention): with l = log sum exp(scores) of a part and L that of all,
 
     out = sum over parts of exp(l - L) * out of the part
 
 The prompt's part is computed once for all rows behind it, with their queries as one long axis. Its gradient needs
-nothing new: the kernel's own backward pass of a part is exact when it is given `out` and `L` of both parts, because a
+nothing new: the kernel's own backward pass of a part is exact when it is given `out` and `L` of all parts, because a
 probability is exp(score - L) whatever part its key is in.
 
 The kernels that return L, and their backward passes, are in `attention_kernels.py`.
@@ -53,17 +53,20 @@ def runs_of(prefix_of_B: Sequence[int], lengths_N: Sequence[int]) -> list[Run]:
     return runs
 
 
-def attend(
-    query_KBTGD: Tensor,
-    key_KBTD: Tensor,
-    value_KBTD: Tensor,
-    runs: Sequence[Run] = (),
-    prefix_key_NKLD: Tensor | None = None,
-    prefix_value_NKLD: Tensor | None = None,
-) -> Tensor:
-    """Causal attention of each row to its prefix (if it is in a run) and to itself -> [K, B, T, G, D]."""
-    inputs = (query_KBTGD, key_KBTD, value_KBTD, prefix_key_NKLD, prefix_value_NKLD, runs)
-    return cast(Tensor, _TwoParts.apply(*inputs))  # type: ignore[no-untyped-call]
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Prefixes of one layer, and which rows stand behind them."""
+
+    key_NKLD: Tensor
+    value_NKLD: Tensor
+    runs: Sequence[Run]
+
+
+def attend(query_KBTGD: Tensor, key_KBTD: Tensor, value_KBTD: Tensor, behind: Sequence[Behind] = ()) -> Tensor:
+    """Causal attention of each row to itself and to every prefix that it is in a run of -> [K, B, T, G, D]."""
+    prefixes = [tensor for part in behind for tensor in (part.key_NKLD, part.value_NKLD)]
+    inputs = (query_KBTGD, key_KBTD, value_KBTD, [part.runs for part in behind], *prefixes)
+    return cast(Tensor, _Parts.apply(*inputs))  # type: ignore[no-untyped-call]
 
 
 def attend_part(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -73,39 +76,32 @@ def attend_part(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None =
     return out.transpose(1, 2), sums.transpose(1, 2)
 
 
-class _TwoParts(torch.autograd.Function):
+class _Parts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        prefix_key: Tensor | None,
-        prefix_value: Tensor | None,
-        runs: Sequence[Run],
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, runs: Sequence[Sequence[Run]], *prefixes: Tensor
     ) -> Tensor:
         out: Tensor
         own_out, own_sums = forward(*_own(query, key, value), is_causal=True)
         out, sums = own_out.transpose(1, 2).reshape(query.shape), own_sums.transpose(1, 2).reshape(query.shape[:-1])
-        for run in runs:
-            assert prefix_key is not None
-            assert prefix_value is not None
-            rows = slice(run.start, run.stop)
-            part = _behind(query[:, rows], prefix_key, prefix_value, run)
-            more_out, more_sums = (tensor.transpose(1, 2) for tensor in forward(*part))
-            add_part(
-                out[:, rows],
-                sums[:, rows],
-                more_out.reshape(query[:, rows].shape),
-                more_sums.reshape(sums[:, rows].shape),
-            )
+        for part_runs, prefix_key, prefix_value in zip(runs, prefixes[::2], prefixes[1::2], strict=True):
+            for run in part_runs:
+                rows = slice(run.start, run.stop)
+                part = _behind(query[:, rows], prefix_key, prefix_value, run)
+                more_out, more_sums = (tensor.transpose(1, 2) for tensor in forward(*part))
+                add_part(
+                    out[:, rows],
+                    sums[:, rows],
+                    more_out.reshape(query[:, rows].shape),
+                    more_sums.reshape(sums[:, rows].shape),
+                )
         ctx.runs = runs
-        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, sums)
+        ctx.save_for_backward(query, key, value, out, sums, *prefixes)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, prefix_key, prefix_value, out, sums = ctx.saved_tensors
+        query, key, value, out, sums, *prefixes = ctx.saved_tensors
         grad = grad.contiguous()
         own = _own(query, key, value)
         flat = (own[0].shape[0], *query.shape[2:])
@@ -113,18 +109,18 @@ class _TwoParts(torch.autograd.Function):
         parts = backward(grad.view(flat).transpose(1, 2), *own, *joined, is_causal=True)
         query_grad = parts[0].transpose(1, 2).reshape(query.shape)
         key_grad, value_grad = (part.reshape(key.shape) for part in parts[1:])
-        if not ctx.runs:
-            return query_grad, key_grad, value_grad, None, None, None
-        prefix_key_grad, prefix_value_grad = torch.zeros_like(prefix_key), torch.zeros_like(prefix_value)
-        for run in ctx.runs:
-            rows = slice(run.start, run.stop)
-            behind = _behind(query[:, rows], prefix_key, prefix_value, run)
-            joined = _folded(out[:, rows]), _folded(sums[:, rows, ..., None])[..., 0]
-            more = backward(_folded(grad[:, rows]), *behind, *joined)
-            query_grad[:, rows] += more[0].transpose(1, 2).reshape(query[:, rows].shape)
-            prefix_key_grad[run.prefix, :, : run.length] += more[1][:, 0]
-            prefix_value_grad[run.prefix, :, : run.length] += more[2][:, 0]
-        return query_grad, key_grad, value_grad, prefix_key_grad, prefix_value_grad, None
+        prefix_grads = [torch.zeros_like(prefix) for prefix in prefixes]
+        for place, part_runs in enumerate(ctx.runs):
+            both, both_grads = (tensors[2 * place : 2 * place + 2] for tensors in (prefixes, prefix_grads))
+            for run in part_runs:
+                rows = slice(run.start, run.stop)
+                behind = _behind(query[:, rows], both[0], both[1], run)
+                joined = _folded(out[:, rows]), _folded(sums[:, rows, ..., None])[..., 0]
+                more = backward(_folded(grad[:, rows]), *behind, *joined)
+                query_grad[:, rows] += more[0].transpose(1, 2).reshape(query[:, rows].shape)
+                for prefix_grad, more_grad in zip(both_grads, more[1:], strict=True):
+                    prefix_grad[run.prefix, :, : run.length] += more_grad[:, 0]
+        return query_grad, key_grad, value_grad, None, *prefix_grads
 
 
 def add_part(out: Tensor, sums: Tensor, more_out: Tensor, more_sums: Tensor) -> None:

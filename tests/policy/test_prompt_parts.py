@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reinforge.inference.prompt_parts import Part, common_length, prompt_parts
+from reinforge.policy.prompt_parts import Part, common_length, prompt_parts
 
 token_lists = st.lists(st.integers(0, 2), max_size=8).map(tuple)
 
