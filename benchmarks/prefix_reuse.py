@@ -1,6 +1,6 @@
-"""What it saves to compute the common beginnings of prompts once: among the prompts of a rollout, and over the turns of
-a conversation. CPU seconds of one thread; both ways alternate in one process on the benchmark's model of 5.3M
-parameters.
+"""What it saves to compute the common beginnings of prompts once: among the prompts of a rollout, over the turns of a
+conversation, and among the prompts of an update. CPU seconds of one thread; both ways alternate in one process on the
+benchmark's model of 5.3M parameters. The update's peak memory is that of a process for each way.
 
     python benchmarks/prefix_reuse.py --repeats 5 --json
 """
@@ -10,7 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -128,6 +132,49 @@ def conversation(policy: Policy, answer_tokens: int) -> Ways:
     return {name: partial(talk, engine) for name, engine in engines.items()}
 
 
+def updates(policy: Policy, system_tokens: int) -> Ways:
+    """One optimizer step on the completions of such a rollout."""
+    from reinforge.config import GRPOConfig
+    from reinforge.learner import batch as batching
+    from reinforge.learner.update import LocalLearner
+    from reinforge.types import Batch, Completion, Example, Group, Prompt
+
+    draw, system = random.Random(0), random_ids(system_tokens, 0)
+    groups = []
+    for place in range(NUM_PROMPTS):
+        logprobs = (-8.0,) * COMPLETION_TOKENS
+        completions = [
+            Completion(g, random_ids(COMPLETION_TOKENS, 100 * place + g), "", "length", logprobs, logprobs, 0)
+            for g in range(NUM_GENERATIONS)
+        ]
+        prompt = Prompt(Example(place, ""), "", system + random_ids(OWN_TOKENS, 1 + place))
+        groups.append(Group(prompt, 0, tuple(completions), ()))
+    advantages = tuple(tuple(draw.uniform(-1, 1) for _ in range(NUM_GENERATIONS)) for _ in groups)
+    batch = Batch(tuple(groups), advantages)
+    rewards = {"functions": {"unused": "unused.py:unused"}}
+    config = GRPOConfig.model_validate({"base_model": "unused", "reward_fns": rewards, "beta": 0.0})
+    learner = LocalLearner(policy, config, max_tokens=COMPLETION_TOKENS, learning_rate=0.0)
+
+    def apart() -> None:
+        original, batching.MIN_SAVED_TOKENS = batching.MIN_SAVED_TOKENS, 10**9
+        try:
+            learner.update(batch)
+        finally:
+            batching.MIN_SAVED_TOKENS = original
+
+    return {"apart_s": apart, "reuse_s": lambda: learner.update(batch)}
+
+
+def peak_megabytes(way: str) -> float:
+    """Largest memory of a process that takes two updates, less what it had before."""
+    with tempfile.TemporaryDirectory() as folder:
+        ways = updates(make_policy(Path(folder)), ROLLOUT_SYSTEM_TOKENS[0])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(2):
+            ways[way]()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
 def measure(ways: Ways, repeats: int) -> dict[str, float]:
     """Median CPU seconds of each way after one warm-up, in turns, and their ratio."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -146,6 +193,7 @@ def cases(policy: Policy) -> dict[str, Ways]:
     for system_tokens in ROLLOUT_SYSTEM_TOKENS:
         found[f"rollout, system prompt of {system_tokens}"] = rollouts(policy, system_tokens, COMPLETION_TOKENS)
         found[f"rollout, system prompt of {system_tokens}, one token"] = rollouts(policy, system_tokens, 1)
+        found[f"update, system prompt of {system_tokens}"] = updates(policy, system_tokens)
     found[f"chat of {TURNS} turns"] = conversation(policy, ANSWER_TOKENS)
     found[f"chat of {TURNS} turns, one token each"] = conversation(policy, 1)
     return found
@@ -155,9 +203,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="one object on stdout")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.peak:
+        print(peak_megabytes(options.peak))
+        return
     with tempfile.TemporaryDirectory() as folder:
         figures = {name: measure(ways, options.repeats) for name, ways in cases(make_policy(Path(folder))).items()}
+    peaks = {}
+    for way in ("apart_s", "reuse_s"):
+        told = subprocess.run([sys.executable, __file__, "--peak", way], check=True, capture_output=True, text=True)
+        peaks[way.replace("_s", "_mb")] = float(told.stdout.splitlines()[-1])
+    figures[f"update, system prompt of {ROLLOUT_SYSTEM_TOKENS[0]}, peak"] = peaks
     if options.json:
         print(json.dumps({"cases": figures, "machine": machine(), "versions": versions(), "commit": commit()}))
         return
