@@ -106,6 +106,8 @@ def test_a_common_beginning_is_counted_once_where_it_pays(policies, monkeypatch)
             chunks = batching.plan(rows, 55, shared_prefix=True, packed=packed)
             planned[packed, min_saved] = [(len(chunk.prompts), chunk.num_common) for chunk in chunks]
     assert planned[True, 200] == [(3, 40), (3, 40)]
+    chunks = batching.plan(rows, 45, shared_prefix=True, packed=True)  # nothing larger than the longest prompt
+    assert [(len(chunk.prompts), chunk.num_common) for chunk in chunks] == [(1, 0)] * 6
     assert planned[True, 201] == planned[False, 200] == planned[False, 201] == [(1, 0)] * 6
 
 

@@ -90,7 +90,9 @@ def plan(rows: Sequence[Row], tokens_per_microbatch: int, *, shared_prefix: bool
     chunks = []
     num_common = _num_common([by_group[p][0].prompt_ids[:-1] for p in order]) if shared_prefix and packed else 0
     lengths = [len(by_group[p][0].prompt_ids) - num_common if shared_prefix else 1 for p in order]
-    prompt_budget = max(tokens_per_microbatch - num_common, tokens_per_microbatch // 4)
+    prompt_budget = tokens_per_microbatch
+    if num_common:  # together within the budget, or within the longest prompt where that exceeds it
+        prompt_budget = max(prompt_budget, num_common + max(lengths)) - num_common
     for places in _under_budget(lengths, prompt_budget, slack):
         groups = [order[i] for i in places]
         chunk_rows = [row for p in groups for row in by_group[p]]
