@@ -67,6 +67,9 @@ class SamplingParams(_Part):
     64..1024, else 512 (K8)."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Strings that end a completion; the string itself is left out of the text."""
+    speculation: bool = True
+    """Where few completions are left, guess their next tokens from earlier completions of the same prompt and check the
+    guesses in one pass, as long as that pays. The same tokens are drawn with it as without, beyond rounding."""
 
 
 class LoraParams(_Part):

@@ -117,7 +117,11 @@ def build(
         "base_model": fingerprint_model(policy.folder),
     }
     judge = ReplayingGrader(grader, recorded.accidents) if recorded.accidents else grader
-    roles = Roles(sampler, judge, learner, grader.take_figures)
+
+    def figures() -> dict[str, float]:
+        return {**grader.take_figures(), **sampler.take_figures()}
+
+    roles = Roles(sampler, judge, learner, figures)
     return LocalRun(task, roles, grader, policy, fingerprints, learner.tokens_per_microbatch)
 
 

@@ -108,6 +108,11 @@ class NetworkDecoder:
     def step(self, token_ids_B: Tensor, lengths_B: Tensor, longest: int) -> Tensor:
         return self._slots.step(token_ids_B, lengths_B)
 
+    def extend(self, token_ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Append T tokens to each of the first B slots -> logits [B T, V] after each. Smaller `lengths_B` of a later
+        call take the last ones back."""
+        return self._slots.extend(token_ids_BT, lengths_B)
+
 
 class SlotDecoder:
     """Preallocated keys and values; the model must use shared-prefix attention."""

@@ -1,8 +1,10 @@
-"""The sampler: many completions decoded together, one token per step each, rows entering and leaving between steps."""
+"""The sampler: many completions decoded together, rows entering and leaving between steps. A step gives each row one
+token or, where few rows are left and their next tokens can be guessed, several (`speculation.py`)."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,14 +18,18 @@ from reinforge.inference.adapter_bank import AdapterBank, AdapterCall
 from reinforge.inference.decoders import Decoder, NetworkDecoder, PlainDecoder, SlotDecoder
 from reinforge.inference.fixed_decoder import FixedDecoder, fixed_shapes_pay
 from reinforge.inference.kept_keys import KeptKeys
-from reinforge.inference.sampling import draw
+from reinforge.inference.sampling import Draws, draw
 from reinforge.inference.scheduler import Row, Scheduler
+from reinforge.inference.speculation import MAX_ROWS, Drafts, Speculation, num_accepted
 from reinforge.inference.stop_strings import StopStrings
 from reinforge.insight.memory import PREFILL_TOKENS
 from reinforge.policy.counter_random import stream_key, uniform
 from reinforge.policy.network import Network
 from reinforge.policy.out_of_memory import telling_when_memory_runs_out
 from reinforge.types import Adapter, Completion, SampleRequest
+
+Token = tuple[float, float, float]
+"""Token id, logprob and sampled logprob."""
 
 _FEWER_SLOTS = "Go on with fewer at once: reinforge runs resume RUN -o slots=N (in a new run: slots in the config)."
 
@@ -70,6 +76,7 @@ class Engine:
         self._load_weights = load_weights
         self._bank = bank
         self._policy_version = 0
+        self._counts = Counter[str]()
 
     def load(self, adapter: Adapter) -> None:
         """Sample from this adapter from the next call on."""
@@ -106,12 +113,14 @@ class Engine:
         adapters = self._adapters_of(requests)
         decoder = self._take_decoder(num_slots, longest + self._max_tokens)
         reusable: Decoder | None = decoder
-        sampling = _Sampling(requests, num_slots, decoder, adapters, self._policy_version, self._kept)
+        speculation = None
+        if self._params.speculation and type(decoder) is NetworkDecoder and decoder.device.type == "cpu":
+            speculation = Speculation(requests, self._max_tokens)
+        sampling = _Sampling(requests, num_slots, decoder, adapters, self._policy_version, self._kept, speculation)
         try:
             while not sampling.scheduler.is_done:
                 sampling.admit()
-                drawn = sampling.step(self._params)
-                yield from self._leave(sampling, drawn)
+                yield from self._leave(sampling, sampling.step(self._params))
         except (ModelError, RuntimeError, MemoryError):
             # NaN in a slot would outlive its row: a mask does not hide it. And slots may have grown in part.
             reusable = None
@@ -119,6 +128,17 @@ class Engine:
         finally:
             decoder.clear()
             self._idle_decoder = reusable
+            self._counts.update(sampling.counts)
+
+    def take_figures(self) -> dict[str, float]:
+        """Metrics (`speed/...`) of speculation since they were last asked for."""
+        counts, self._counts = self._counts, Counter()
+        if not counts["tokens"] or not self._params.speculation:
+            return {}
+        figures = {"speed/guessed_share": counts["accepted"] / counts["tokens"]}
+        if counts["drafted"]:
+            figures["speed/draft_accepted_share"] = counts["accepted"] / counts["drafted"]
+        return figures
 
     def _adapters_of(self, requests: Sequence[SampleRequest]) -> AdapterCall:
         names = [request.adapter for request in requests]
@@ -148,21 +168,29 @@ class Engine:
             return SlotDecoder(self._model, num_slots, capacity)
         return PlainDecoder(self._model, num_slots)
 
-    def _leave(self, sampling: _Sampling, drawn: list[list[float]]) -> list[tuple[int, Completion]]:
-        """Give every live row its token; take out the rows that end with it."""
+    def _leave(self, sampling: _Sampling, drawn: Sequence[Sequence[Token]]) -> list[tuple[int, Completion]]:
+        """Give every live row its tokens; take out the rows that end with one."""
         ended: list[int] = []
         completions: list[tuple[int, Completion]] = []
-        for slot, (row, token, logprob, sampled) in enumerate(zip(sampling.scheduler.live, *drawn, strict=True)):
+        for slot, (row, tokens) in enumerate(zip(sampling.scheduler.live, drawn, strict=True)):
+            completion = self._extended(row, tokens)
+            if completion is not None:
+                ended.append(slot)
+                completions.append((row.request, completion))
+        sampling.end(ended)
+        return completions
+
+    def _extended(self, row: Row, tokens: Sequence[Token]) -> Completion | None:
+        """The completion if one of its new tokens ends it; those after that one are dropped."""
+        for token, logprob, sampled in tokens:
             row.next_token = int(token)
             row.token_ids.append(row.next_token)
             row.logprobs.append(logprob)
             row.sampled_logprobs.append(sampled)
             completion = self._completion(row)
             if completion is not None:
-                ended.append(slot)
-                completions.append((row.request, completion))
-        sampling.end(ended)
-        return completions
+                return completion
+        return None
 
     def _completion(self, row: Row) -> Completion | None:
         """The completion if its latest token ends it: an EOS token first, then a stop string, then the limit."""
@@ -176,11 +204,7 @@ class Engine:
         return None
 
     def _finished(self, row: Row, text: str, *, is_stop: bool) -> Completion:
-        if any(map(math.isnan, row.logprobs)):
-            raise ModelError(
-                f"The model's logits are NaN after {row.num_prefix + 1} prompt tokens.",
-                hint="Lower learning_rate, or set dtype = float32 if the base is float16.",
-            )
+        _check_logprobs(row, row.logprobs)
         return Completion(
             generation=row.generation,
             token_ids=tuple(row.token_ids),
@@ -203,13 +227,18 @@ class _Sampling:
         adapters: AdapterCall,
         policy_version: int,
         kept: KeptKeys | None,
+        speculation: Speculation | None,
     ) -> None:
+        """With `speculation` the decoder must be one that can take tokens back."""
         owners = [adapters.owner(place) for place in range(len(requests))]
         prefixes = [request.prompt.token_ids[:-1] for request in requests]
         self.scheduler = Scheduler(requests, num_slots, decoder.begin(prefixes, owners, kept))
+        self.counts = Counter[str]()
+        """Of tokens: all that were given to rows, those drafted, those of them accepted."""
         self._requests = requests
         self._adapters, self._policy_version = adapters, policy_version
         self._decoder = decoder
+        self._speculation = speculation
         self._prefixes: dict[int, Any] = {}
 
     @torch.inference_mode()
@@ -239,9 +268,18 @@ class _Sampling:
         self._prefixes.update(zip(places, prefixes, strict=True))
 
     @torch.inference_mode()
-    def step(self, params: SamplingParams) -> list[list[float]]:
-        """Decode one token for every live row -> [token ids, logprobs, sampled logprobs], each [B], in one transfer."""
+    def step(self, params: SamplingParams) -> list[list[Token]]:
+        """Decode one token for every live row, or more."""
         live = self.scheduler.live
+        if self._speculation is None or len(live) > MAX_ROWS:
+            return [[token] for token in self._pass(live, params)]
+        drafts = self._speculation.drafts(live)
+        drawn = self._verified(live, drafts, params)
+        self._speculation.count(drafts, [[int(token) for token, _, _ in tokens] for tokens in drawn])
+        return drawn
+
+    def _pass(self, live: Sequence[Row], params: SamplingParams) -> list[Token]:
+        """One token for each row."""
         device = self._decoder.device
         lengths = [row.num_cached for row in live]
         state = [
@@ -251,13 +289,44 @@ class _Sampling:
             [len(row.token_ids) for row in live],
         ]
         tokens_B, lengths_B, streams_B, positions_B = torch.tensor(state, device=device)
-        greedy_B = None
-        if any(row.greedy for row in live):
-            greedy_B = torch.tensor([row.greedy for row in live], device=device)
         with self._adapters.rows_of([row.request for row in live]):
             logits_BV = self._decoder.step(tokens_B, lengths_B, max(lengths))
-        draws = draw(logits_BV, uniform(streams_B, positions_B), params, greedy_B)
-        return _to_lists(draws.token_ids_B, draws.logprobs_B, draws.sampled_logprobs_B)
+        return _to_tuples(draw(logits_BV, uniform(streams_B, positions_B), params, _greedy(live, device)))
+
+    def _verified(self, live: Sequence[Row], drafts: Drafts, params: SamplingParams) -> list[list[Token]]:
+        """As many tokens for each row as its draft is right, and one more.
+
+        At every place of the draft the token is drawn that would be drawn there without it, from the same logits with
+        the same random number. The first that is not the drafted one is the row's last: what comes after it was
+        computed behind another token.
+        """
+        if not drafts.length:
+            return [[token] for token in self._pass(live, params)]
+        assert isinstance(self._decoder, NetworkDecoder)
+        device, T = self._decoder.device, 1 + drafts.length
+        guesses = [list(draft.tokens[: drafts.length]) for draft in drafts.of_rows]
+        padded = [
+            [row.next_token, *guess] + [row.next_token] * (drafts.length - len(guess))
+            for row, guess in zip(live, guesses, strict=True)
+        ]
+        state = [[row.num_cached, row.stream, len(row.token_ids)] for row in live]
+        lengths_B, streams_B, positions_B = torch.tensor(state, device=device).T
+        with self._adapters.rows_of([row.request for row in live for _ in range(T)]):
+            logits_MV = self._decoder.extend(torch.tensor(padded, device=device), lengths_B)
+        uniform_BT = uniform(streams_B[:, None], positions_B[:, None] + torch.arange(T, device=device))
+        greedy_B = _greedy(live, device)
+        greedy_M = None if greedy_B is None else greedy_B.repeat_interleave(T)
+        tokens = _to_tuples(draw(logits_MV, uniform_BT.flatten(), params, greedy_M))
+        of_rows = [tokens[start : start + T] for start in range(0, len(tokens), T)]
+        return [self._accepted(*row) for row in zip(live, guesses, of_rows, strict=True)]
+
+    def _accepted(self, row: Row, guess: Sequence[int], tokens: Sequence[Token]) -> list[Token]:
+        # NaN behind a wrong guess must not stay in the slot unseen.
+        _check_logprobs(row, [logprob for _, logprob, _ in tokens])
+        num = num_accepted(guess, [int(token) for token, _, _ in tokens])
+        self.counts["drafted"] += len(guess)
+        self.counts["accepted"] += num
+        return list(tokens[: num + 1])
 
     @torch.inference_mode()
     def end(self, slots: Sequence[int]) -> None:
@@ -267,12 +336,29 @@ class _Sampling:
             place, drawn = live[slot].request, live[slot].token_ids
             token_ids = (*self._requests[place].prompt.token_ids, *drawn[:-1])
             self._decoder.leave(slot, token_ids, self._adapters.owner(place))
+            self.counts["tokens"] += len(drawn)
+            if self._speculation is not None:
+                self._speculation.end(live[slot])
         lengths = [row.num_cached for row in live]
         for source, target in self.scheduler.end(slots):
             self._decoder.move(source, target, lengths[source])
 
 
-def _to_lists(*tensors_B: Tensor) -> list[list[float]]:
-    """Several [B] in one device transfer; float64 holds token ids and float32 exactly."""
-    lists: list[list[float]] = torch.stack([tensor.double() for tensor in tensors_B]).tolist()
-    return lists
+def _greedy(live: Sequence[Row], device: torch.device) -> Tensor | None:
+    """[B]; None where no row is."""
+    greedy = [row.greedy for row in live]
+    return torch.tensor(greedy, device=device) if any(greedy) else None
+
+
+def _to_tuples(draws: Draws) -> list[Token]:
+    """In one device transfer; float64 holds token ids and float32 exactly."""
+    fields = (draws.token_ids_B, draws.logprobs_B, draws.sampled_logprobs_B)
+    return list(zip(*torch.stack([tensor.double() for tensor in fields]).tolist(), strict=True))
+
+
+def _check_logprobs(row: Row, logprobs: Sequence[float]) -> None:
+    if any(map(math.isnan, logprobs)):
+        raise ModelError(
+            f"The model's logits are NaN after {row.num_prefix + 1} prompt tokens.",
+            hint="Lower learning_rate, or set dtype = float32 if the base is float16.",
+        )

@@ -3,8 +3,8 @@
 A row attends to its prefix, shared with the other rows of its group where that pays, and to its own tokens after it,
 to each apart, and the two are joined (`two_part_attention.py`). Live rows occupy slots 0..B-1.
 
-Shapes: S slots, C tokens a slot has room for, B live rows, K key/value heads, G query heads for each, D head size, E
-hidden size, L prefix tokens, V vocabulary.
+Shapes: S slots, C tokens a slot has room for, B live rows, T tokens a pass appends to each, M = B T, K key/value heads,
+G query heads for each, D head size, E hidden size, L prefix tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -100,23 +100,32 @@ class NetworkSlots:
 
     def step(self, token_ids_B: Tensor, lengths_B: Tensor) -> Tensor:
         """Append one token to each of the first B slots, which hold `lengths_B` tokens -> logits [B, V]."""
-        network, B = self.network, len(token_ids_B)
+        return self.extend(token_ids_B[:, None], lengths_B)
+
+    def extend(self, token_ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Append T tokens to each of the first B slots, which hold `lengths_B` tokens -> logits [M, V], row by row.
+        To take back the last ones of a row, give a smaller length the next time."""
+        network, (B, T) = self.network, token_ids_BT.shape
         if self._groups is None or self._groups.num_rows != B:
             self._prefix_of_slot[B:] = [None] * (self._num_slots - B)  # frees what nobody attends to any more
             self._groups = _Groups.of(self._prefix_of_slot[:B], network.device)
-        own = _OwnPart.of(lengths_B - self._shared_lengths_S[:B], network.dtype)
+        heads_per_key = network.num_heads // network.num_kv_heads
+        own = _OwnPart.of(lengths_B - self._shared_lengths_S[:B], T, heads_per_key, network.dtype)
         self._make_room(own.limit)
-        turns = network.rotation.at(lengths_B)
-        hidden_BE = network.embedded(token_ids_B)
+        turns = network.rotation.at(_places(lengths_B, T).flatten())
+        hidden_ME = network.embedded(token_ids_BT.flatten())
         for index, layer in enumerate(network.layers):
-            query_BKGD, key_BKD, value_BKD = network.token_heads(layer, hidden_BE, turns)
-            own.write(self._keys[index], key_BKD)
-            own.write(self._values[index], value_BKD)
+            query_MKGD, key_MKD, value_MKD = network.token_heads(layer, hidden_ME, turns)
+            own.write(self._keys[index], key_MKD)
+            own.write(self._values[index], value_MKD)
             keys, values = (t[:B, :, : own.limit] for t in (self._keys[index], self._values[index]))
-            out_BGKD, sums_BGK = attend_part(query_BKGD, keys, values, own.mask)
-            self._groups.add_prefixes(query_BKGD, index, out_BGKD, sums_BGK)
-            hidden_BE = network.token_out(layer, hidden_BE, out_BGKD)
-        return network.logits(network.norm(hidden_BE))
+            # The tokens of a row are further query heads of it, [B, K, T G, D].
+            query = query_MKGD if T == 1 else query_MKGD.unflatten(0, (B, T)).transpose(1, 2).flatten(2, 3)
+            out, sums = attend_part(query, keys, values, own.mask)
+            self._groups.add_prefixes(query, index, out, sums)
+            out_MGKD = out if T == 1 else out.unflatten(1, (T, -1)).flatten(0, 1)
+            hidden_ME = network.token_out(layer, hidden_ME, out_MGKD)
+        return network.logits(network.norm(hidden_ME))
 
     def _set_prefix(self, slot: int, prefix: Prefix | None) -> None:
         self._prefix_of_slot[slot] = prefix
@@ -139,29 +148,35 @@ class NetworkSlots:
 class _OwnPart:
     """Where a step writes in the slots, and what it reads there."""
 
-    rows_B: Tensor
-    lengths_B: Tensor
+    rows_B1: Tensor
+    places_BT: Tensor
     limit: int
     """Tokens in the longest slot after the step."""
     mask: Tensor | None
-    """[B, 1, 1, limit]; None where all slots hold the same number of tokens."""
+    """[B, 1, 1 or T G, limit]; None where all see all: one token for each of slots that hold equally many."""
 
     @classmethod
-    def of(cls, lengths_B: Tensor, dtype: torch.dtype) -> _OwnPart:
+    def of(cls, lengths_B: Tensor, T: int, G: int, dtype: torch.dtype) -> _OwnPart:
         """`lengths_B`: tokens in the slots before the step."""
         shortest, longest = (int(bound) for bound in torch.aminmax(lengths_B))
-        mask = None
-        if shortest != longest:
-            hidden_BS = torch.arange(longest + 1, device=lengths_B.device) > lengths_B[:, None]
-            mask = torch.zeros(hidden_BS.shape, dtype=dtype, device=lengths_B.device)
-            mask = mask.masked_fill_(hidden_BS, float("-inf"))[:, None, None]
-        return cls(torch.arange(len(lengths_B), device=lengths_B.device), lengths_B, longest + 1, mask)
+        places_BT, limit, mask, device = _places(lengths_B, T), longest + T, None, lengths_B.device
+        if shortest != longest or T > 1:
+            hidden_BTC = torch.arange(limit, device=device) > places_BT[..., None]
+            mask_BTC = torch.zeros(hidden_BTC.shape, dtype=dtype, device=device)
+            mask_BTC.masked_fill_(hidden_BTC, float("-inf"))
+            mask = (mask_BTC if T == 1 else mask_BTC.repeat_interleave(G, dim=1))[:, None]
+        return cls(torch.arange(len(lengths_B), device=device)[:, None], places_BT, limit, mask)
 
-    def write(self, slots_SKCD: Tensor, given_BKD: Tensor) -> None:
+    def write(self, slots_SKCD: Tensor, given_MKD: Tensor) -> None:
         if self.mask is None:
-            slots_SKCD[: len(given_BKD), :, self.limit - 1] = given_BKD
+            slots_SKCD[: len(given_MKD), :, self.limit - 1] = given_MKD
         else:
-            slots_SKCD[self.rows_B, :, self.lengths_B] = given_BKD
+            slots_SKCD[self.rows_B1, :, self.places_BT] = given_MKD.view(*self.places_BT.shape, *given_MKD.shape[1:])
+
+
+def _places(lengths_B: Tensor, T: int) -> Tensor:
+    """[B, T]: of the tokens that are appended."""
+    return lengths_B[:, None] + torch.arange(T, device=lengths_B.device)
 
 
 class _Groups:
