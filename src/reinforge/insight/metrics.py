@@ -80,8 +80,8 @@ METRICS: dict[str, str] = {
     "time/record_s": "Seconds of writing the step before this one into run.db.",
     "time/step_s": "Seconds of the whole step.",
     "speed/tokens_per_s": "Sampled completion tokens / time/rollout_s.",
-    "speed/guessed_share": "Share of sampled tokens that were guessed right, so that they cost no pass of their own (0..1; "
-    "sampling_params.speculation).",
+    "speed/guessed_share": "Share of sampled tokens that cost no pass of their own because they were guessed right "
+    "(0..1; sampling_params.speculation).",
     "speed/draft_accepted_share": "Share of guessed tokens that were right, where any were guessed (0..1).",
     "speed/<function>/cache_hits": "Number of scores taken from the cache of a pure function instead of a call, or "
     "from what a judge has answered before.",
