@@ -11,17 +11,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from protocol import gpu_time
 from workload import LORA_RANK, Job, ModelSize, completion_lengths
 
-FLOAT_BYTES = 4
+BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What one thread of this machine does."""
+    """What one thread of this machine does, or its GPU."""
 
     wide_flops: float
-    """FLOP/s of float32 products with 2048 rows: training and prefill."""
+    """FLOP/s of products with 2048 rows: training and prefill."""
     narrow_flops: float
     """The same with as many rows as are decoded together, from weights that do not fit the nearest cache."""
     read_bytes: float
@@ -73,7 +74,7 @@ def step_floor(job: Job, rates: Rates) -> Floor:
 
     prefill = 2 * frozen * prompt_tokens + per_key * keys_of_prompts
     decode = 2 * (frozen + head) * tokens + per_key * keys_of_rows
-    cache_row = 2 * size.num_key_value_heads * (size.hidden_size // size.num_attention_heads) * FLOAT_BYTES
+    cache_row = 2 * size.num_key_value_heads * (size.hidden_size // size.num_attention_heads) * BYTES[job.dtype]
     cache_bytes = cache_row * size.num_hidden_layers * keys_of_rows
     per_token = 2 * (frozen + trained) + 2 * frozen + 4 * trained
     update = per_token * (tokens + prompt_tokens) + 4 * head * tokens
@@ -85,31 +86,35 @@ def step_floor(job: Job, rates: Rates) -> Floor:
     )
 
 
-def measure_rates(size: ModelSize, rows: int) -> Rates:
-    """On one thread, best of several; takes a few seconds."""
+def measure_rates(size: ModelSize, rows: int, device: str = "cpu") -> Rates:
+    """On one thread in float32, or on a GPU in bfloat16; best of several; takes a few seconds."""
     import torch
 
     torch.set_num_threads(1)
-    matrices = [torch.randn(size.intermediate_size, size.hidden_size) for _ in range(5 * size.num_hidden_layers)]
+    on_device = {"device": device, "dtype": torch.float32 if device == "cpu" else torch.bfloat16}
+    matrices = [
+        torch.randn(size.intermediate_size, size.hidden_size, **on_device) for _ in range(5 * size.num_hidden_layers)
+    ]
+    now = time.process_time if device == "cpu" else gpu_time
 
     def flops(rows: int, repeats: int) -> float:
-        x = torch.randn(rows, size.hidden_size)
+        x = torch.randn(rows, size.hidden_size, **on_device)
 
         def work() -> None:
             for matrix in matrices:
                 torch.nn.functional.linear(x, matrix)
 
-        return 2 * rows * matrices[0].numel() * len(matrices) / _best_s(work, repeats)
+        return 2 * rows * matrices[0].numel() * len(matrices) / _best_s(work, repeats, now)
 
-    memory = torch.randn(64 << 20)
-    read = memory.numel() * FLOAT_BYTES / _best_s(lambda: memory.sum(), 5)
+    memory = torch.randn(64 << 20, **on_device)
+    read = memory.nbytes / _best_s(lambda: memory.sum(), 5, now)
     return Rates(wide_flops=flops(2048, 10), narrow_flops=flops(rows, 100), read_bytes=read)
 
 
-def _best_s(work: Callable[[], object], repeats: int) -> float:
+def _best_s(work: Callable[[], object], repeats: int, now: Callable[[], float]) -> float:
     best = float("inf")
     for _ in range(repeats):
-        began = time.process_time()
+        began = now()
         work()
-        best = min(best, time.process_time() - began)
+        best = min(best, now() - began)
     return best

@@ -21,6 +21,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
         "load_average": round(os.getloadavg()[0], 1),
+        "gpu": _gpu(),
     }
 
 
@@ -50,6 +51,12 @@ def gemm_gflops(size: int = 704, repeats: int = 20) -> float:
         torch.mm(a, b)
         best = min(best, time.process_time() - began)
     return 2 * 2048 * 256 * size / best / 1e9
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _processor() -> str:

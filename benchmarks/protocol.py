@@ -33,39 +33,55 @@ class Channel:
 
 class StepClock:
     """CPU seconds of a step and its stages, and its wall seconds. Each worker has one thread, so on a machine that does
-    nothing else the two agree; on a busy one wall seconds tell how busy it is."""
+    nothing else the two agree; on a busy one wall seconds tell how busy it is. On a GPU everything is in wall seconds,
+    taken when the GPU has done what it was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        self._now = time.process_time if device == "cpu" else gpu_time
         self.start()
 
     def start(self) -> None:
         self._stages: dict[str, float] = {}
         self._children = children_cpu_s()
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._wall, self._cpu = time.perf_counter(), self._now()
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, adding its CPU seconds to a stage."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            began = time.process_time()
+            began = self._now()
             try:
                 return function(*args, **kwargs)
             finally:
-                self._stages[name] = self._stages.get(name, 0.0) + time.process_time() - began
+                self._stages[name] = self._stages.get(name, 0.0) + self._now() - began
 
         return call
 
     def times(self) -> dict[str, float]:
         """`update_s` is all that is not rollout: rewards, gradient, optimizer, handing weights on, records.
         `children_s` is what the processes used that this one started, and is in none of the others."""
-        cpu, rollout = time.process_time() - self._cpu, self._stages.get("rollout", 0.0)
+        cpu, rollout = self._now() - self._cpu, self._stages.get("rollout", 0.0)
         wall = time.perf_counter() - self._wall
         children = children_cpu_s() - self._children
         return {"cpu_s": cpu, "rollout_s": rollout, "update_s": cpu - rollout, "wall_s": wall, "children_s": children}
 
 
-def peak_bytes() -> int:
-    """Largest resident memory so far, of this process and the processes it started."""
+def gpu_time() -> float:
+    """Wall seconds, after the GPU has done everything it was given."""
+    import torch
+
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_bytes(device: str = "cpu") -> int:
+    """Largest resident memory so far, of this process and the processes it started; on a GPU its memory held by
+    tensors of this process."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
     if not Path("/proc/self/status").exists():
         largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return largest if sys.platform == "darwin" else largest * 1024

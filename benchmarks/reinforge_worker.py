@@ -36,8 +36,8 @@ def make_config(job: Job, **changes: Any) -> GRPOConfig:
         "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant",
         "beta": job.shape.beta,
-        "dtype": "float32",
-        "device": "cpu",
+        "dtype": job.dtype,
+        "device": job.device,
         "threads": 1,
     }
     return GRPOConfig.model_validate(values | changes)
@@ -78,7 +78,7 @@ class TakeTurns(SilentWatcher):
         self.channel.tell(
             **times,
             reward_wait_s=metrics["time/reward_wait_s"],
-            peak_bytes=peak_bytes(),
+            peak_bytes=peak_bytes(self.clock.device),
             completion_tokens=num_tokens,
             **self.more(step),
         )
@@ -97,7 +97,7 @@ def train(built: local.LocalRun, watcher: TakeTurns, folder: Path) -> None:
     rounds.collect = clock.timed("rollout", rounds.collect)
     try:
         with Run.create(folder / "runs", None, {}, {}) as run:
-            channel.tell(ready=True, idle_bytes=peak_bytes())
+            channel.tell(ready=True, idle_bytes=peak_bytes(clock.device))
             channel.await_go()
             clock.start()
             loop.train(built.task, built.roles, run, watcher)
@@ -106,8 +106,8 @@ def train(built: local.LocalRun, watcher: TakeTurns, folder: Path) -> None:
 
 
 def main() -> None:
-    channel, clock = Channel(), StepClock()
-    job = Job.read(Path(sys.argv[1]))
+    channel, job = Channel(), Job.read(Path(sys.argv[1]))
+    clock = StepClock(job.device)
     train(build(job), TakeTurns(channel, clock, job.steps), Path(job.folder))
 
 

@@ -43,6 +43,7 @@ class ForcedLengths(LogitsProcessor):
         self.prompt_tokens = prompt_tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.lengths_B = self.lengths_B.to(scores.device)
         is_last_B = self.lengths_B == input_ids.shape[1] - self.prompt_tokens + 1
         scores[:, END] = float("-inf")
         if is_last_B.any():
@@ -54,12 +55,13 @@ class ForcedLengths(LogitsProcessor):
 def make_trainer(job: Job, output: Path, **more: Any) -> Any:
     """The trainer at its best settings: on policy no old logprobs, no reference unless the shape has a KL penalty,
     TRL_ROWS completions together."""
-    settings = {
+    settings: dict[str, Any] = {
         "num_generations": job.num_generations,
         "per_device_train_batch_size": job.trl_rows,
         "gradient_accumulation_steps": job.num_rows // job.trl_rows,
         "max_steps": job.steps,
     }
+    settings |= device_settings(job)
     config = GRPOConfig(
         output_dir=str(output),
         max_completion_length=job.shape.max_tokens,
@@ -74,7 +76,7 @@ def make_trainer(job: Job, output: Path, **more: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return GRPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32),
+            model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=getattr(torch, job.dtype)),
             processing_class=PreTrainedTokenizerFast.from_pretrained(folder / "model"),
             args=config,
             reward_funcs=more.pop("reward", reward),
@@ -84,6 +86,10 @@ def make_trainer(job: Job, output: Path, **more: Any) -> Any:
             ),
             **more,
         )
+
+
+def device_settings(job: Job) -> dict[str, Any]:
+    return {} if job.device == "cpu" else {"use_cpu": False, "bf16": True}
 
 
 def force_lengths(trainer: Any, job: Job) -> None:
@@ -121,7 +127,7 @@ class TakeTurns(TrainerCallback):
         times = self.clock.times()
         self.channel.tell(
             **times,
-            peak_bytes=peak_bytes(),
+            peak_bytes=peak_bytes(self.clock.device),
             completion_tokens=self.watched.completion_tokens,
             **self.more(state.global_step),
         )
@@ -132,13 +138,13 @@ class TakeTurns(TrainerCallback):
 
 
 def main() -> None:
-    channel, clock = Channel(), StepClock()
+    channel, job = Channel(), Job.read(Path(sys.argv[1]))
+    clock = StepClock(job.device)
     torch.set_num_threads(1)
-    job = Job.read(Path(sys.argv[1]))
     trainer = make_trainer(job, Path(job.folder) / "trl")
     force_lengths(trainer, job)
     trainer.add_callback(TakeTurns(channel, clock, Watched(trainer, clock)))
-    channel.tell(ready=True, idle_bytes=peak_bytes())
+    channel.tell(ready=True, idle_bytes=peak_bytes(clock.device))
     trainer.train()
 
 

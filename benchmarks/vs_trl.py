@@ -3,6 +3,7 @@
     python benchmarks/vs_trl.py --quick            all shapes, P = 2, a few minutes
     python benchmarks/vs_trl.py --out results.json P = 4, with 16 and with 8 completions for each prompt
     python benchmarks/vs_trl.py --size 50M         a model ten times as large, P = 1
+    python benchmarks/vs_trl.py --size 0.5B --device cuda   on a GPU, in bfloat16
     python benchmarks/vs_trl.py --json             one JSON object on stdout, progress on stderr
 
 What is compared and what the columns mean: benchmarks/README.md.
@@ -23,8 +24,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from floor import measure_rates, step_floor
 from machine import commit, machine, versions
-from workload import SHAPES, SIZES, Job, ModelSize, Shape, completion_lengths
+from workload import FOR_GPUS, SHAPES, SIZES, Job, ModelSize, Shape, completion_lengths
 
 HERE = Path(__file__).resolve().parent
 WARM_UP = 1
@@ -38,6 +40,8 @@ MEMORY_TARGETS = {"long_prompt": 2.0}
 FURTHER_UPDATE, FURTHER_STEP = 1.8, 1.2
 """How much larger the ratios of update and step have to be when half of the groups teach nothing."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+SIDES = ("trl", "reinforge")
 
 Reply = dict[str, Any]
 
@@ -99,11 +103,12 @@ def run_shape(job: Job, folder: Path, budget_s: float) -> Reply:
         for worker in workers.values():
             worker.stop()
     compared: Reply = {}
-    if not job.shape.equal_share and not job.shape.beta:  # the others compute the same with other rewards
+    if job.device == "cpu" and not job.shape.equal_share and not job.shape.beta:  # others: the same, other rewards
         exact = Worker("exactness.py", job_file)
         compared = exact.hear()
         exact.stop()
-    return summary(job, replies, idle) | compared
+    row = summary(job, replies, idle) | compared
+    return row if job.device == "cpu" else row | shares_of_floor(job, row)
 
 
 def summary(job: Job, replies: dict[str, list[Reply]], idle: dict[str, int]) -> Reply:
@@ -133,6 +138,18 @@ def summary(job: Job, replies: dict[str, list[Reply]], idle: dict[str, int]) -> 
     return row
 
 
+def shares_of_floor(job: Job, row: Reply) -> Reply:
+    """What the arithmetic alone would take (floor.py), as a share of the time it took: of the update, its FLOPs over
+    those of this GPU's own products of that size; of the rollout, its tokens per second over the most possible."""
+    floor = step_floor(job, measure_rates(job.size, job.num_rows, job.device))
+    rollout_s = floor.prefill_s + floor.decode_s
+    return {
+        f"{side}_{name}_floor_share": seconds / row[f"{side}_{name}_s"]
+        for side in SIDES
+        for name, seconds in (("rollout", rollout_s), ("update", floor.update_s))
+    }
+
+
 def table(rows: Sequence[Reply]) -> str:
     """For people; the median step, in CPU seconds but for the column that says wall."""
     lines = [f"{'':38}{'rollout':>9}{'update':>9}{'step s':>9}{'wall s':>9}{'tokens/s':>10}{'peak MB':>9}"]
@@ -150,6 +167,12 @@ def table(rows: Sequence[Reply]) -> str:
             f"{row['wall_ratio']:8.1f}x{'':10}{row['memory_ratio']:8.1f}x"
         )
         lines += _against_targets(row, rows)
+        if "trl_update_floor_share" in row:
+            shares = [f"{row[f'{side}_{name}_floor_share']:.0%}" for name in ("rollout", "update") for side in SIDES]
+            lines.append(
+                f"{'':28}floor: TRL {shares[0]}, Reinforge {shares[1]} of the rollout; {shares[2]}, {shares[3]} of the "
+                "update"
+            )
         if "gradient_cosine" in row:
             lines += [
                 f"{'':28}same completions: max |logprob difference| {row['max_logprob_difference']:.0e}, "
@@ -196,6 +219,7 @@ def measure(
     num_generations: int = 16,
     trl_rows: int = TRL_ROWS,
     size: ModelSize | None = None,
+    device: str = "cpu",
 ) -> list[Reply]:
     """Every shape, one after the other."""
     rows: list[Reply] = []
@@ -203,7 +227,7 @@ def measure(
         folder = Path(name)
         for shape in shapes:
             steps = WARM_UP + counted_steps
-            job = Job(shape, name, prompts_per_step, num_generations, steps, trl_rows, size or ModelSize())
+            job = Job(shape, name, prompts_per_step, num_generations, steps, trl_rows, size or ModelSize(), device)
             if not rows:
                 job.write(folder / "model.json")
                 command = [sys.executable, str(HERE / "workload.py"), str(folder / "model.json")]
@@ -211,6 +235,13 @@ def measure(
             tell(f"{shape.name} G={num_generations} ...")
             rows.append(run_shape(job, folder, budget_s))
     return rows
+
+
+def check_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit("torch sees no CUDA GPU. Leave out --device, or install a torch with CUDA.")
 
 
 def about() -> Reply:
@@ -232,11 +263,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="P = 2 and at most two counted steps of each side")
     parser.add_argument("--shape", action="append", choices=list(SHAPES), help="only this one; can be repeated")
     parser.add_argument("--size", choices=list(SIZES), default="5M", help="of the model; 50M takes P = 1 and one step")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: bfloat16, wall seconds")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the table")
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
     shapes, facts = [SHAPES[name] for name in arguments.shape or SHAPES], about()
-    if arguments.size == "50M":
+    if arguments.device == "cuda":
+        check_gpu()
+        rows = measure(
+            shapes, prompts_per_step=4, counted_steps=3, budget_s=600, size=SIZES[arguments.size], device="cuda"
+        )
+    elif arguments.size in FOR_GPUS:
+        parser.error(f"--size {arguments.size} takes hours on a CPU; it is for --device cuda")
+    elif arguments.size == "50M":
         rows = measure(shapes, prompts_per_step=1, counted_steps=1, budget_s=0, size=SIZES["50M"])
     elif arguments.quick:
         rows = measure(shapes, prompts_per_step=2, counted_steps=2, budget_s=45)

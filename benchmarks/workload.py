@@ -50,8 +50,11 @@ class ModelSize:
 SIZES = {
     "5M": ModelSize(),
     "50M": ModelSize(hidden_size=512, num_hidden_layers=16, intermediate_size=1408),
+    "0.5B": ModelSize(151_936, 896, 24, 14, 2, 4864),
+    "1.5B": ModelSize(151_936, 1536, 28, 12, 2, 8960),
 }
-"""By roughly how many parameters."""
+"""By roughly how many parameters; the last two are Qwen2.5's."""
+FOR_GPUS = ("0.5B", "1.5B")
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,12 @@ class Job:
     trl_rows: int
     """Completions in one of TRL's micro-batches (per_device_train_batch_size)."""
     size: ModelSize = field(default_factory=ModelSize)
+    device: str = "cpu"
+
+    @property
+    def dtype(self) -> str:
+        """Of both sides' base models; adapters are float32."""
+        return "float32" if self.device == "cpu" else "bfloat16"
 
     @property
     def num_rows(self) -> int:
@@ -144,8 +153,8 @@ def prompts(job: Job) -> list[str]:
     return [" ".join(f"w{word}" for word in prompt) for prompt in found]
 
 
-def write_model(folder: Path, size: ModelSize) -> None:
-    """Config, float32 weights and a word-level tokenizer; and the reward function beside the folder."""
+def write_model(folder: Path, size: ModelSize, dtype: str = "float32") -> None:
+    """Config, weights and a word-level tokenizer; and the reward function beside the folder."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -163,11 +172,11 @@ def write_model(folder: Path, size: ModelSize) -> None:
         bos_token_id=None,
         eos_token_id=END,
     )
-    Qwen2ForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    Qwen2ForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder.parent / "noise.py").write_text(REWARD_SOURCE)
 
 
 if __name__ == "__main__":
     job = Job.read(Path(sys.argv[1]))
-    write_model(Path(job.folder) / "model", job.size)
+    write_model(Path(job.folder) / "model", job.size, job.dtype)

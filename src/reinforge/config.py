@@ -227,6 +227,9 @@ class GRPOConfig(_Part):
     """Keep the base model's linear layers in 4 bits (QLoRA) and compute in `dtype` (S3-036)."""
     device: str = "auto"
     """cpu, cuda, cuda:1 or mps. auto: a GPU if there is one."""
+    deterministic: bool = False
+    """On CUDA: take kernels whose results do not vary from run to run, so that a resume is bitwise there too; slower.
+    On a CPU it always is."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch. Unset: 1 for models under 20M parameters, else all cores. With a `max_policy_lag` there are
     two pools of as many; unset, they share the cores."""

@@ -4,6 +4,7 @@ import json
 import runpy
 
 import pytest
+import torch
 
 from reinforge.data.order import PromptOrder
 
@@ -47,6 +48,30 @@ def test_as_many_groups_of_every_step_teach_as_the_shape_says(bench, tmp_path, s
         rewards = [noise([prompt] * 3, ["w1", "w2", "w3"]) for prompt in drawn]
         assert sum(len(set(group)) == 3 for group in rewards) == teaching
         assert sum(group == [0.5] * 3 for group in rewards) == 2 - teaching
+
+
+def test_a_job_on_a_gpu_is_in_bfloat16_on_both_sides_and_its_keys_are_half_as_large(bench, tmp_path):
+    worker, floor = bench("reinforge_worker"), bench("floor")
+    jobs = [make_job(bench, device=device, steps=1) for device in ("cpu", "cuda")]
+    configs = [worker.make_config(job) for job in jobs]
+    assert [(config.device, config.dtype) for config in configs] == [("cpu", "float32"), ("cuda", "bfloat16")]
+    rates = floor.Rates(wide_flops=1e30, narrow_flops=1e30, read_bytes=1)
+    on_cpu, on_gpu = (floor.step_floor(job, rates).decode_s for job in jobs)
+    assert on_cpu == pytest.approx(2 * on_gpu)
+    settings = bench("trl_worker").device_settings(jobs[1])
+    assert settings == {"use_cpu": False, "bf16": True}
+
+
+def test_the_large_models_and_a_gpu_that_is_not_there_are_refused(bench, monkeypatch, capsys):
+    vs_trl = bench("vs_trl")
+    monkeypatch.setattr("sys.argv", ["vs_trl.py", "--size", "0.5B"])
+    with pytest.raises(SystemExit):
+        vs_trl.main()
+    assert "it is for --device cuda" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["vs_trl.py", "--size", "0.5B", "--device", "cuda"])
+    with pytest.raises(SystemExit, match="torch sees no CUDA GPU"):
+        vs_trl.main()
 
 
 def test_a_job_survives_its_file(bench, tmp_path):
