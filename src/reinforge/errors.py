@@ -30,6 +30,8 @@ class ReinforgeError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
+        if message.endswith("..") and not message.endswith("..."):  # what is quoted has a full stop of its own
+            message = message[:-1]
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -12,7 +12,7 @@ import click
 
 from reinforge.cli.options import no_sandbox_option, package_option
 from reinforge.cli.progress import shown_progress
-from reinforge.cli.text import figure, say, shortened, table, visible
+from reinforge.cli.text import figure, fitted, say, shortened, table, visible
 from reinforge.errors import DataError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _summary_text(functions: Sequence[Mapping[str, Any]], grades: Sequence[Grade
     words = {"errors": "with failed calls", "masked": "masked"}
     lost = [f"{reward[what]} {said}" for what, said in words.items() if reward[what]]
     left_out = f" of {reward['num_valid']} ({', '.join(lost)} left out)" if lost else ""
-    return f"{table(header, rows)}\n\n{len(grades)} completions, mean reward {figure(reward['mean'])}{left_out}"
+    return f"{fitted(header, rows)}\n\n{len(grades)} completions, mean reward {figure(reward['mean'])}{left_out}"
 
 
 def _reward_summary(grades: Sequence[Grade]) -> dict[str, Any]:

@@ -116,6 +116,7 @@ def new_command(file: Path, data: str | None, prompt_column: str, answer_column:
     """
     from reinforge.config import DataConfig
     from reinforge.data.dataset import load_examples
+    from reinforge.data.template import nearest_name
     from reinforge.lab.cases import cases_beside
     from reinforge.lab.starter import make_starter
 
@@ -135,7 +136,9 @@ def new_command(file: Path, data: str | None, prompt_column: str, answer_column:
             raise DataError(error.message, hint=hint) from None
         if answer_column is not None and answer_column not in examples[0].columns:
             found = ", ".join(examples[0].columns) or "none"
-            raise UsageError(f'There is no column "{answer_column}" (found: {found}).', hint="Correct it.")
+            near = nearest_name(answer_column, examples[0].columns)
+            hint = f"Did you mean --answer-column {near}?" if near else "Name another: --answer-column NAME."
+            raise UsageError(f'There is no column "{answer_column}" (found: {found}).', hint=hint)
     options = f" --data {data}" if data else ""
     options += f" --prompt-column {prompt_column}" if prompt_column != "prompt" else ""
     starter = make_starter(examples, file, options, answer_column)

@@ -12,7 +12,7 @@ import click
 
 from reinforge.cli.options import find_run, no_sandbox_option, runs_dir_option
 from reinforge.cli.progress import shown_progress
-from reinforge.cli.text import figure, shortened, table, visible
+from reinforge.cli.text import figure, fitted, shortened, table, visible
 from reinforge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _functions_table(found: ReplayReport) -> str:
         ]
         for function in found.functions
     ]
-    return table(header, rows)
+    return fitted(header, rows)
 
 
 def _versions(function: FunctionShift) -> str:

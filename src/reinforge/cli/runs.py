@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reinforge.cli.options import find_run, runs_dir_option
-from reinforge.cli.text import duration, figure, say, shortened, table, visible
+from reinforge.cli.text import duration, figure, fitted, say, shortened, table, visible
 from reinforge.errors import ReinforgeError, UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def list_command(runs_dir: Path, as_json: bool) -> None:
         click.echo(json.dumps(summaries))
     elif summaries:
         header = ["name", "status", "step", "reward", "held-out", "time", "started"]
-        click.echo(table(header, [_list_row(summary) for summary in summaries]))
+        click.echo(fitted(header, [_list_row(summary) for summary in summaries]))
     else:
         click.echo(f"No runs in {runs_dir}/. Begin one with reinforge train or reinforge demo.", err=True)
 
@@ -244,7 +244,7 @@ def _evaluations_text(evaluations: Sequence[dict[str, Any]]) -> str:
         lost = [str(sum(evaluation.get("errors", {}).values())), str(evaluation.get("num_left_out", "-"))]
         rows.append([str(evaluation.get("step", "-")), figures[0], interval, *figures[1:], *lost])
     header = ["held-out at step", "pass@1", "95 % interval", "greedy", "reward", "cut off", "errors", "left out"]
-    return table(header, rows) if rows else ""
+    return fitted(header, rows) if rows else ""
 
 
 def _functions_text(functions: Sequence[dict[str, Any]]) -> str:
@@ -261,7 +261,7 @@ def _functions_text(functions: Sequence[dict[str, Any]]) -> str:
         for row in functions
     ]
     header = ["reward function", "weight", "mean", "ok", "errors", "masked", "not applicable", "ms", "steps"]
-    return table(header, rows) if rows else ""
+    return fitted(header, rows) if rows else ""
 
 
 def _judge_text(judge: dict[str, Any], status: str) -> str:
@@ -286,7 +286,7 @@ def _steps_text(steps: Sequence[dict[str, Any]], functions: Iterable[str]) -> st
     rows = [
         [str(row["step"]), *(line.get(name, "-") for name in names)] for row, line in zip(steps, lines, strict=True)
     ]
-    return table(["step", *names], rows) if rows else ""
+    return fitted(["step", *names], rows) if rows else ""
 
 
 def _completion_text(row: dict[str, Any]) -> str:

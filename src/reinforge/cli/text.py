@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -65,6 +66,37 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         for line in lines
     )
     return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def fitted(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table where it fits the terminal; otherwise a paragraph for each row, which cuts no number."""
+    rows = list(rows)
+    text, width = table(header, rows), width_of(sys.stdout)
+    if width is None or max(map(len, text.splitlines())) <= width:
+        return text
+    return "\n".join(_paragraph(header, row, width) for row in rows)
+
+
+def width_of(stream: IO[str]) -> int | None:
+    """Columns of a terminal, or those that COLUMNS says; None where nothing says how many there are."""
+    return shutil.get_terminal_size().columns if stream.isatty() or os.environ.get("COLUMNS") else None
+
+
+def _paragraph(header: Sequence[str], row: Sequence[str], width: int) -> str:
+    """
+    >>> print(_paragraph(["name", "mean", "errors"], ["right_v1", "0.5", "12"], 20))
+    name right_v1
+      mean 0.5
+      errors 12
+    """
+    first, *parts = (visible(f"{title} {cell}".strip(), one_line=True) for title, cell in zip(header, row, strict=True))
+    lines = [first]
+    for part in parts:
+        if len(lines) > 1 and len(lines[-1]) + 3 + len(part) <= width:
+            lines[-1] += f"   {part}"
+        else:
+            lines.append(f"  {part}")
+    return "\n".join(lines)
 
 
 def shortened(text: str, width: int = 100) -> str:

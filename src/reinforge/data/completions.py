@@ -7,6 +7,7 @@ from typing import Any
 
 from reinforge.config import DataConfig
 from reinforge.data.dataset import load_examples
+from reinforge.data.template import nearest_name
 from reinforge.errors import DataError
 
 
@@ -16,10 +17,8 @@ def completion_rows(data: str, prompt_column: str, completion_column: str, base_
     for example in load_examples(DataConfig(path=data, prompt_column=prompt_column), base_dir):
         columns = dict(example.columns)
         if completion_column not in columns:
-            found = ", ".join(columns) or "none"
-            raise DataError(
-                f'{data} has no column "{completion_column}" (other columns: {found}).',
-                hint="Name the column with the completions: --completion-column NAME.",
-            )
+            found, near = ", ".join(columns) or "none", nearest_name(completion_column, columns)
+            hint = f"Did you mean --completion-column {near}?" if near else "Name the one: --completion-column NAME."
+            raise DataError(f'{data} has no column "{completion_column}" (other columns: {found}).', hint=hint)
         rows.append({**columns, "prompt": example.prompt, "completion": columns[completion_column]})
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from collections.abc import Sequence
@@ -23,11 +24,27 @@ def describe_source(
         return worker.describe()
     except SourceFault as fault:
         place = f"{file_name}:{fault.line}" if fault.line else file_name
-        raise RewardError(f"{place}: {fault.text}.", hint=_load_hint(fault, packages)) from None
+        shown = f"{place}: {fault.text}.{_shown_place(source, fault.line)}"
+        raise RewardError(shown, hint=_load_hint(fault, packages)) from None
     except WorkerUnavailable as error:
         raise RewardError(f"{file_name}: {error}.") from error
     finally:
         worker.close()
+
+
+def _shown_place(source: str, line: int | None) -> str:
+    """The line that Python cannot read, with a caret below the place; empty when the fault is another one."""
+    try:
+        ast.parse(source)
+    except SyntaxError as error:
+        if error.lineno != line or not error.offset or not error.text:
+            return ""
+        text = error.text.rstrip("\n")
+        blank = "".join(char if char == "\t" else " " for char in text[: error.offset - 1])
+        return f"\n    {text}\n    {blank}^"
+    except (ValueError, RecursionError, MemoryError):
+        return ""
+    return ""
 
 
 def _load_hint(fault: SourceFault, packages: Sequence[str]) -> str:

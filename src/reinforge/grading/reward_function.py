@@ -280,10 +280,19 @@ def _read(name: str, path: str, base_dir: Path) -> tuple[str, str]:
             return file.read(), str(full)
     except FileNotFoundError:
         raise RewardError(
-            f'reward function "{name}": there is no file {full}.', hint=f"Paths are relative to {base_dir}."
+            f'reward function "{name}": there is no file {full}.', hint=_missing_hint(path, full)
         ) from None
     except (OSError, SyntaxError, UnicodeDecodeError) as error:
         raise RewardError(f'reward function "{name}": {full} cannot be read: {error}.') from None
+
+
+def _missing_hint(path: str, full: Path) -> str:
+    """What was probably meant: another file there, or one of the built-in graders."""
+    beside = [file.name for file in full.parent.glob("*") if file.suffix in (".py", ".json")]
+    if near := difflib.get_close_matches(full.name, beside, n=1, cutoff=0.7):
+        return f"Did you mean {Path(path).with_name(near[0])}?"
+    close = difflib.get_close_matches(path, builtin.BUILTINS, n=1)
+    return f"Did you mean the built-in grader {close[0]}?" if close else f"Paths are relative to {full.parent}."
 
 
 def _find(name: str, text: SourceText, facts: tuple[FunctionFacts, ...]) -> FunctionFacts:
@@ -291,10 +300,11 @@ def _find(name: str, text: SourceText, facts: tuple[FunctionFacts, ...]) -> Func
         if fact.name == text.function_name:
             return fact
     own = [fact.name for fact in facts if fact.own]
+    near = difflib.get_close_matches(text.function_name, own, n=1)
     raise RewardError(
         f'reward function "{name}": {text.file_name} has no function {text.function_name} '
         f"(found: {', '.join(own) or 'none'}).",
-        hint=f"Name the one you mean: {text.file_name}:{own[0]}." if own else "",
+        hint=f"Name the one you mean: {text.file_name}:{(near or own)[0]}." if own else "",
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import PurePath
 
+from reinforge.data.template import nearest_name
 from reinforge.errors import RewardError, UsageError
 from reinforge.grading.calls import Case, openai_item
 from reinforge.grading.describe import describe_source
@@ -80,7 +81,9 @@ def _columns(options: GoldOptions, examples: Sequence[Example], sources: Sequenc
         return columns[:1] if columns and columns[0].lower() == ANSWER_COLUMNS[0] else columns[:MAX_COLUMNS]
     if options.answer_column not in examples[0].columns:
         found = ", ".join(examples[0].columns) or "none"
-        raise UsageError(f'There is no column "{options.answer_column}" (found: {found}).', hint="Correct it.")
+        near = nearest_name(options.answer_column, examples[0].columns)
+        hint = f"Did you mean --answer-column {near}?" if near else "Name another: --answer-column NAME."
+        raise UsageError(f'There is no column "{options.answer_column}" (found: {found}).', hint=hint)
     return [options.answer_column]
 
 
