@@ -21,8 +21,8 @@ from reinforge.run_store import (
     Run,
     latest_checkpoint,
     list_checkpoints,
-    remove_checkpoints_after,
     save_checkpoint,
+    score_checkpoint,
     verify_checkpoint,
 )
 
@@ -153,11 +153,15 @@ def test_saving_a_step_twice_keeps_the_good_one_and_replaces_a_bad_one(run_dir: 
     assert newest_step(run_dir) == 1
 
 
-def test_later_checkpoints_can_be_forgotten(run_dir: Path):
-    for step in (1, 2, 3):
-        save_checkpoint(run_dir, step, writer(step), score=1.0)
-    remove_checkpoints_after(run_dir, 1)
-    assert newest_step(run_dir) == 1
+def test_a_score_is_stated_later_and_the_checkpoint_still_verifies(run_dir: Path):
+    for step in (1, 2, 3, 4):
+        save_checkpoint(run_dir, step, writer(step))
+        score_checkpoint(run_dir, step, 1.0 / step)
+    assert [(one.step, one.score) for one in list_checkpoints(run_dir)] == [(n, 1.0 / n) for n in (1, 2, 3, 4)]
+    save_checkpoint(run_dir, 5, writer(5))
+    assert [one.step for one in list_checkpoints(run_dir)] == [1, 2, 3, 4, 5]  # the best three and the last two
+    for one in list_checkpoints(run_dir):
+        verify_checkpoint(one.path)
 
 
 OPERATIONS = ("open", "write", "fsync", "rename", "mkdir", "rmdir", "unlink", "scandir", "stat")

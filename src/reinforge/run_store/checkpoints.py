@@ -110,13 +110,6 @@ def list_checkpoints(run_dir: Path) -> list[Checkpoint]:
     return found
 
 
-def remove_checkpoints_after(run_dir: Path, step: int) -> None:
-    """Forget checkpoints of later steps, when a run goes on from an earlier one than the newest."""
-    for path in (run_dir / "checkpoints").glob(f"{_PREFIX}*"):
-        if int(path.name.removeprefix(_PREFIX)) > step:
-            _remove(path)
-
-
 def verify_checkpoint(path: Path) -> None:
     """Raise CheckpointError unless every file is as it was written."""
     damage = _damage(path)
