@@ -66,6 +66,7 @@ class Editor(api.SilentWatcher):
             write_request(self.path, REWARD_REQUESTS, update.to_json(), request_id="edit")
 
 
+GUESSING = {"slots": 4, "sampling_params": {"max_tokens": 24, "temperature": 0.1}}
 AHEAD = {"max_policy_lag": 1, "dynamic_sampling": {"max_rounds": 1}, "adaptive_groups": {"start": 2}}
 
 
@@ -144,15 +145,18 @@ def main() -> None:
     parser.add_argument("--failpoints", nargs="*", default=[])
     parser.add_argument("--random-kills", type=int, default=0)
     parser.add_argument("--ahead", action="store_true", help="rollouts beside the learner, in rounds")
+    parser.add_argument("--guessing", action="store_true", help="completions of which tokens can be guessed")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    loop = KillLoop(options.model, options.folder, AHEAD if options.ahead else {})
+    changes = (AHEAD if options.ahead else {}) | (GUESSING if options.guessing else {})
+    loop = KillLoop(options.model, options.folder, changes)
     for failpoint in options.failpoints or (every_failpoint() if options.every_failpoint else []):
         loop.at_failpoint(failpoint)
     draw = random.Random(0)
     for _ in range(options.random_kills):
         loop.at_random(draw)
-    json.dump({"kills": loop.kills, "wrong": loop.wrong, "straight_s": loop.straight_s}, sys.stdout)
+    found = {"kills": loop.kills, "wrong": loop.wrong, "straight_s": loop.straight_s, "guessed": loop.guessed}
+    json.dump(found, sys.stdout)
 
 
 def every_failpoint() -> list[str]:
@@ -182,6 +186,8 @@ class KillLoop:
         ], versions  # fmt: skip
         with Run.open(folder / "straight") as run:
             self.trained_s = run.duration_s()
+            shares = [row.metrics.get("speed/guessed_share") for row in run.steps()]
+            self.guessed = [share for share in shares if share is not None]
 
     def train(self, name: str) -> None:
         watcher = Editor(self.folder / name)

@@ -35,6 +35,14 @@ def test_killed_with_rollouts_ahead_and_in_rounds_then_resumed(tiny_qwen2, tmp_p
     assert found["kills"] == 3 * len(points)
 
 
+@pytest.mark.slow
+def test_killed_with_guessed_tokens_then_resumed(tiny_qwen2, tmp_path):
+    found = kill_loop(tiny_qwen2, tmp_path, "--guessing", "--failpoints", "rows:before_commit=1")
+    assert found["wrong"] == []
+    assert found["kills"] == 3
+    assert found["guessed"][0] > 0.05
+
+
 @pytest.mark.prove
 def test_killed_at_every_failpoint_then_resumed(tiny_qwen2, tmp_path):
     assert kill_loop(tiny_qwen2, tmp_path, "--every-failpoint")["wrong"] == []
