@@ -98,6 +98,11 @@ def test_the_check_before_a_kernel_is_used_sees_a_wrong_one():
     assert flash_gap(OwnSums, CPU) > 2 * attention_kernels.MAX_FLASH_GAP
 
 
+def test_a_kernel_that_is_not_there_is_told_and_not_used():
+    with pytest.warns(RuntimeWarning, match=r"plain form, which is slower: .* fails: Could not run"):
+        assert not attention_kernels.cuda_flash_agrees(CPU)
+
+
 def test_the_cuda_kernel_is_called_as_torch_declares_it():
     """On the meta device, where torch's own description of the kernel runs: arguments, shapes and dtypes."""
     names = [

@@ -11,6 +11,7 @@ all H, [X, 1, S, D].
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from typing import Protocol
 
@@ -120,11 +121,17 @@ class CudaFlash:
 @cache
 def cuda_flash_agrees(device: torch.device) -> bool:
     """Whether CUDA's flash kernel gives the values and gradients of the plain form on this GPU, for a part of the keys
-    joined with others; False too where it has no such kernel."""
+    joined with others. False too where there is no such kernel; a warning tells either."""
     try:
-        return flash_gap(CudaFlash, device) <= MAX_FLASH_GAP
-    except (RuntimeError, NotImplementedError):  # how torch says that a build or a GPU has no such kernel
-        return False
+        gap = flash_gap(CudaFlash, device)
+        reason = f"differs from it by {gap:.1e} of the largest value, allowed is {MAX_FLASH_GAP:.0e}"
+    except RuntimeError as fault:  # how torch says that a build or a GPU has no such kernel
+        gap, reason = float("inf"), f"fails: {str(fault).splitlines()[0]}"
+    agrees = gap <= MAX_FLASH_GAP
+    if not agrees:
+        text = f"Attention runs in its plain form, which is slower: torch's flash kernel for CUDA {reason}"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return agrees
 
 
 @torch.no_grad()
