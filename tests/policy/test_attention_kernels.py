@@ -62,11 +62,12 @@ def test_bfloat16_is_as_close_as_its_rounding(is_causal):
             assert (found.float() - expected).abs().max() <= 2**-7 * expected.abs().max()
 
 
-def test_a_mask_hides_keys():
+@pytest.mark.parametrize("num_rows", [1, 4])
+def test_a_mask_hides_keys(num_rows, monkeypatch):
+    monkeypatch.setattr(plain_attention, "MAX_SCORES", 60)  # two queries at a time
     query, key, value = (drawn(3, 2, n, 8, seed=n) for n in (4, 5, 5))
-    mask = torch.zeros(3, 1, 1, 5).masked_fill_(
-        torch.arange(5) > torch.tensor([0, 2, 4])[:, None, None, None], -torch.inf
-    )
+    last_seen = torch.tensor([0, 2, 4])[:, None, None, None] + torch.arange(num_rows)[:, None]
+    mask = torch.zeros(3, 1, num_rows, 5).masked_fill_(torch.arange(5) > last_seen, -torch.inf)
     for expected, found in zip(
         CpuFlash.forward(query, key, value, False, mask),
         plain_attention.forward(query, key, value, False, mask),

@@ -29,7 +29,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, is_causal: bool, mask: Te
     for rows, seen in _chunks(query_YRD, key_YSD, H if is_causal else None):
         scores = _scores(query_YRD, key_YSD, rows, seen, H if is_causal else None)
         if mask is not None:
-            scores += mask
+            scores += mask if mask.shape[1] == 1 else mask[:, rows]
         sums_YR[:, rows] = scores.logsumexp(-1)
         out_YRD[:, rows] = torch.bmm(scores.sub_(sums_YR[:, rows, None]).exp_(), value_YSD[:, :seen])
     return _heads(out_YRD, query, H).to(query.dtype), _heads(sums_YR[..., None], query, H)[..., 0]
