@@ -34,7 +34,8 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """-> out [X, H, Q, D] and the natural logs of the sums of exponentials [X, H, Q], at least float32.
 
-    Scores are divided by sqrt(D). `is_causal` needs Q = S; `mask` is additive, [X, 1, 1, S]; with keys of each head's own also [X, 1, Q, S]."""
+    Scores are divided by sqrt(D). `is_causal` needs Q = S; `mask` is additive, [X, 1, 1, S], or
+    [X, 1, Q, S] with keys of each head's own."""
     return _kernel(query, mask).forward(query, key, value, is_causal, mask)
 
 
