@@ -60,9 +60,10 @@ def lora_parameters(size: ModelSize) -> int:
 def step_floor(job: Job, rates: Rates) -> Floor:
     """Of one GRPO step with forced lengths.
 
-    A token's forward pass costs 2 FLOPs for each weight; its backward pass 2 for each frozen weight (the gradient of
-    the inputs only) and 4 for each trained one. Attending to S keys costs 4 S E, and 10 S E backward, where the kernel
-    computes the scores again; E is the hidden size.
+    A token's forward pass costs 2 FLOPs for each weight, adapters merged in; its backward pass 2 for each weight (the
+    gradient of the inputs only) and 4 for each of an adapter (what goes through A and B, and their gradients).
+    Attending to S keys costs 4 S E, and 10 S E backward, where the kernel computes the scores again; E is the hidden
+    size. Groups whose rewards are equal cost no update.
     """
     size, shape = job.size, job.shape
     lengths = completion_lengths(shape, job.num_rows)
@@ -76,9 +77,10 @@ def step_floor(job: Job, rates: Rates) -> Floor:
     decode = 2 * (frozen + head) * tokens + per_key * keys_of_rows
     cache_row = 2 * size.num_key_value_heads * (size.hidden_size // size.num_attention_heads) * BYTES[job.dtype]
     cache_bytes = cache_row * size.num_hidden_layers * keys_of_rows
-    per_token = 2 * (frozen + trained) + 2 * frozen + 4 * trained
+    per_token = 4 * frozen + 4 * trained
     update = per_token * (tokens + prompt_tokens) + 4 * head * tokens
     update += 3.5 * per_key * (keys_of_prompts + keys_of_rows)
+    update *= 1 - shape.equal_share
     return Floor(
         prefill_s=prefill / rates.wide_flops,
         decode_s=decode / rates.narrow_flops + cache_bytes / rates.read_bytes,
@@ -89,6 +91,8 @@ def step_floor(job: Job, rates: Rates) -> Floor:
 def measure_rates(size: ModelSize, rows: int, device: str = "cpu") -> Rates:
     """On one thread in float32, or on a GPU in bfloat16; best of several; takes a few seconds."""
     import torch
+
+    from reinforge.policy.products import linear
 
     torch.set_num_threads(1)
     on_device = {"device": device, "dtype": torch.float32 if device == "cpu" else torch.bfloat16}
@@ -102,7 +106,7 @@ def measure_rates(size: ModelSize, rows: int, device: str = "cpu") -> Rates:
 
         def work() -> None:
             for matrix in matrices:
-                torch.nn.functional.linear(x, matrix)
+                linear(x, matrix)  # by the faster of torch's two libraries
 
         return 2 * rows * matrices[0].numel() * len(matrices) / _best_s(work, repeats, now)
 

@@ -24,7 +24,6 @@ import torch
 from floor import Floor, measure_rates, step_floor
 from reinforge_worker import build
 from torch.profiler import ProfilerActivity, profile
-from transformers import AttentionInterface
 from workload import SHAPES, Job, write_model
 
 from reinforge.cluster.local import LocalRun
@@ -32,12 +31,12 @@ from reinforge.data.order import PromptOrder
 from reinforge.inference import decoders, engine
 from reinforge.learner import update
 from reinforge.learner.advantage import advantages
-from reinforge.policy import attention
+from reinforge.policy import network, slots
 from reinforge.rollout.collect import collect
 from reinforge.types import Batch, Group, SampleRequest
 
 KINDS = {
-    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise"),
     "attention kernel": ("aten::_scaled_dot_product", "aten::_flash_attention"),
     "copies, gathers, fills": (
         *("aten::copy_", "aten::cat", "aten::index", "aten::_index_put", "aten::fill_", "aten::zero_", "aten::gather"),
@@ -47,7 +46,7 @@ KINDS = {
     "elementwise, sums, softmax": (
         *("aten::mul", "aten::add", "aten::sub", "aten::div", "aten::silu", "aten::pow", "aten::mean", "aten::rsqrt"),
         *("aten::neg", "aten::sum", "aten::exp", "aten::log", "aten::_softmax", "aten::_log_softmax", "aten::cumsum"),
-        *("aten::cos", "aten::sin", "aten::where", "aten::max", "aten::_foreach", "aten::_fused"),
+        *("aten::cos", "aten::sin", "aten::where", "aten::max", "aten::_foreach", "aten::_fused", "aten::linalg_"),
     ),
 }
 """Operators by what they do, by the beginning of their names; the rest is views and dispatch."""
@@ -84,25 +83,28 @@ class Stopwatch:
 def watch(stopwatch: Stopwatch) -> None:
     """Put the stopwatch around the functions that make up a step; call before anything is built."""
     places: list[tuple[Any, str, str]] = [
-        (decoders.SlotDecoder, "prefill", "prefill"),
-        (decoders.SlotDecoder, "place", "prompts into slots"),
-        (attention.SlotCache, "step", "decode: layers"),
-        (attention.SlotCache, "update", "decode: cache writes"),
+        (decoders.NetworkDecoder, "prefill", "prefill"),
+        (slots.NetworkSlots, "place", "prompts into slots"),
+        (slots.NetworkSlots, "step", "decode: layers"),
+        (slots._OwnPart, "write", "decode: cache writes"),
+        (slots, "attend_part", "decode: attention kernel"),
+        (slots._Groups, "add_prefixes", "decode: own tokens and prompt joined"),
+        (network.Network, "logits", "decode: output head"),
         (engine, "draw", "decode: drawing tokens"),
         (engine, "uniform", "decode: drawing tokens"),
         (engine.Engine, "_leave", "decode: Python per row"),
         (update, "token_logprobs", "update: logprobs from hidden states"),
         (update, "policy_loss", "update: loss"),
-        (attention, "completion_pass", "update: completions forward"),
+        (network.Network, "completion_pass", "update: completions forward"),
+        (network, "attend", "attention forward, prompts and rows"),
         (torch.Tensor, "backward", "update: completions backward"),
         (update, "_backward_through", "update: prompts backward"),
         (update.LocalLearner, "_run_prefixes", "update: prompts forward"),
         (update.LocalLearner, "_optimizer_step", "update: optimizer"),
+        (engine.Engine, "load", "update: new weights to the sampler"),
     ]
     for owner, name, stage in places:
         setattr(owner, name, stopwatch.timed(stage, getattr(owner, name)))
-    attend = stopwatch.timed("attention", attention.grouped_attention)
-    AttentionInterface.register(attention.IMPLEMENTATION, attend)
 
 
 def rollout(built: LocalRun, step: int) -> tuple[Group, ...]:
