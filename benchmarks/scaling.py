@@ -26,7 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from floor import measure_rates, step_floor
 from vs_trl import HERE, ONE_THREAD, WARM_UP, Reply, Worker, about, tell
-from workload import SIZES, Job, ModelSize, Shape
+from workload import FOR_GPUS, SIZES, Job, ModelSize, Shape
 
 TINY = ModelSize(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=352)
 
@@ -43,10 +43,11 @@ class Point:
     size: ModelSize = SIZES["5M"]
 
 
+MODELS = {"1M": TINY} | {name: size for name, size in SIZES.items() if name not in FOR_GPUS}
 POINTS = (
     *(Point("G", str(G), Shape("short", 64, 64), num_generations=G) for G in (4, 8, 16, 32)),
     *(Point("prompt tokens", str(length), Shape("prompt", length, 64)) for length in (64, 256, 1024, 2048)),
-    *(Point("model", name, Shape("short", 64, 64), size=s) for name, s in ({"1M": TINY} | SIZES).items()),
+    *(Point("model", name, Shape("short", 64, 64), size=s) for name, s in MODELS.items()),
 )
 
 
