@@ -13,8 +13,8 @@ from reinforge.run_store import Run
 RANK = 64
 """So that most of the tiny model's matrices have the 4096 elements from which moments are kept in 8 bits."""
 ROUNDING = {"float32": 1e-5, "bfloat16": 0.1}
-"""Largest difference of a token's logprob between sampler and learner; the tiny model's logits reach 20, which bfloat16
-knows to 0.06."""
+"""Largest difference of a token's logprob between sampler and learner; the tiny model's logits reach 8, which bfloat16
+knows to 0.03, and the differences of two layers add up."""
 SMALL = ("load_in_4bit=true", "optim=adamw_8bit")
 
 
