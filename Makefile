@@ -46,6 +46,7 @@ bench: .venv/.dev
 	$(BENCH)/time_to_target.py --quick --out $(RESULT)-time_to_target-quick.json
 	$(BENCH)/decode_throughput.py --out $(RESULT)-decode_throughput.json
 	$(BENCH)/adapter_throughput.py --out $(RESULT)-adapter_throughput.json
+	$(BENCH)/prefix_reuse.py --out $(RESULT)-prefix_reuse.json
 	$(BENCH)/reward_throughput.py --seconds 1 --json > $(RESULT)-reward_throughput.json
 	$(BENCH)/run_store_throughput.py --out $(RESULT)-run_store_throughput.json
 	for shape in short long_prompt long_completion; do $(BENCH)/profile_step.py --shape $$shape || exit 1; done

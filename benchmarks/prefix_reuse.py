@@ -2,7 +2,7 @@
 conversation, and among the prompts of an update. CPU seconds of one thread; both ways alternate in one process on the
 benchmark's model of 5.3M parameters. The update's peak memory is that of a process for each way.
 
-    python benchmarks/prefix_reuse.py --repeats 5 --json
+    python benchmarks/prefix_reuse.py --repeats 5 --out results.json
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -31,14 +31,14 @@ from workload import LORA_ALPHA, LORA_RANK, ModelSize, write_model
 if TYPE_CHECKING:
     from reinforge.inference.engine import Engine
     from reinforge.policy.model import Policy
-    from reinforge.types import SampleRequest
+    from reinforge.types import Completion, SampleRequest
 
 NUM_PROMPTS, NUM_GENERATIONS, COMPLETION_TOKENS, OWN_TOKENS = 8, 8, 64, 100
 ROLLOUT_SYSTEM_TOKENS = (1000, 250, 64)
 TURNS, SYSTEM_TOKENS, MESSAGE_TOKENS, ANSWER_TOKENS = 10, 200, 50, 100
 KEEP_BYTES = 2**30
 
-Ways = dict[str, Callable[[], object]]
+Ways = dict[str, Callable[[], Any]]
 
 
 def make_policy(folder: Path) -> Policy:
@@ -108,9 +108,9 @@ def rollouts(policy: Policy, system_tokens: int, max_tokens: int) -> Ways:
         request(system + random_ids(OWN_TOKENS, 1 + place), place, NUM_GENERATIONS) for place in range(NUM_PROMPTS)
     ]
 
-    def apart() -> None:
+    def apart() -> list[tuple[int, Completion]]:
         with nothing_shared():
-            list(engine.sample(requests))
+            return list(engine.sample(requests))
 
     return {"apart_s": apart, "reuse_s": lambda: list(engine.sample(requests))}
 
@@ -202,7 +202,8 @@ def cases(policy: Policy) -> dict[str, Ways]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="one object on stdout")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the table")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -215,8 +216,11 @@ def main() -> None:
         told = subprocess.run([sys.executable, __file__, "--peak", way], check=True, capture_output=True, text=True)
         peaks[way.replace("_s", "_mb")] = float(told.stdout.splitlines()[-1])
     figures[f"update, system prompt of {ROLLOUT_SYSTEM_TOKENS[0]}, peak"] = peaks
+    result = {"cases": figures, "machine": machine(), "versions": versions(), "commit": commit()}
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
     if options.json:
-        print(json.dumps({"cases": figures, "machine": machine(), "versions": versions(), "commit": commit()}))
+        print(json.dumps(result))
         return
     for name, found in figures.items():
         print(f"{name:45}" + "  ".join(f"{key} {value:.3f}" for key, value in found.items()))
