@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -231,6 +233,16 @@ def test_a_call_keeps_the_adapters_it_began_with(tiny_qwen2: Path):
     assert {(place, c.generation): c for place, c in found} == expected
     with pytest.raises(ModelError, match=r"no adapter 'usual' here \(loaded: small, large"):
         collect(engine, requests)
+
+
+def test_an_adapter_that_is_removed_or_replaced_leaves_memory(tiny_qwen2: Path):
+    engine = shared_engine(tiny_qwen2, "network", names=("usual", "mlp"))
+    loaded = [weakref.ref(engine._bank._loaded[name]) for name in ("usual", "mlp")]
+    collect(engine, [request(0, 5, "usual"), request(1, 5, "mlp")])
+    engine.remove_adapter("usual")
+    engine.add_adapter("mlp", adapted(tiny_qwen2, "mlp", seed=1).adapter(0), MIXTURE["mlp"])
+    gc.collect()
+    assert [reference() for reference in loaded] == [None, None]
 
 
 def test_a_new_version_of_an_adapter_is_used_from_the_next_call(tiny_qwen2: Path):

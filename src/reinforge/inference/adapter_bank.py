@@ -69,6 +69,7 @@ class AdapterBank:
         self._parts = _install(self, model, network)
         self._sizes = {path: size for part in self._parts for path, size in part.sizes.items()}
         self._last: tuple[tuple[LoadedAdapter, ...], _Matrices] = ((), {})
+        """Adapters of the last call, and what was laid together for them."""
         self.rows: _Rows | None = None
         """What the pass that runs adds."""
 
@@ -85,11 +86,13 @@ class AdapterBank:
             )
         layers = {path: self._matrices(name, path, adapter, lora_alpha) for path in self._paths(name, adapter)}
         self._num_added += 1
+        self._last = ((), {})
         self._loaded[name] = LoadedAdapter(name, adapter.version, layers, self._num_added)
 
     def remove(self, name: str) -> None:
         """Forget an adapter; calls that have begun keep it."""
         del self._loaded[self._known(name).name]
+        self._last = ((), {})
 
     def call(self, names: Sequence[str | None]) -> AdapterCall:
         """The adapters of one call, which has requests with these names; None is the base."""
