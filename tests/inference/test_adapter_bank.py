@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from dataclasses import replace
@@ -111,12 +112,13 @@ def assert_logprobs_are_the_adapters_own(folder: Path, requests, found, copy_cla
 
 @cache
 def alone(folder: Path, name: str | None, copy_class):
+    """In float64, so that the only rounding is that of what is tested."""
     if name is None:
         model = base_copy(load_policy(str(folder), LoraParams(rank=1), seed=0, device="cpu").model)
     else:
         model = copy_class(adapted(folder, name).model).model
     use_plain_attention(model)
-    return model
+    return copy.deepcopy(model).double()
 
 
 def test_logprobs_are_those_of_each_adapter_alone(tiny_model: Path, path: str):
