@@ -31,6 +31,8 @@ class Job:
     """Completions in one of TRL's micro-batches (per_device_train_batch_size)."""
     overrides: tuple[str, ...] = ()
     """Of the demo's config, as `-o` of the command line takes them: the seed, and smaller values for tests."""
+    trl_generate_batch: bool = False
+    """Whether TRL draws with transformers' continuous batching instead of its default, `generate`."""
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))

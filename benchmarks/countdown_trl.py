@@ -23,6 +23,9 @@ from reinforge.policy.model import load_policy
 from reinforge.recipes.countdown import rewards
 from reinforge.types import Prompt
 
+PAGES = {"page_size": 64, "num_blocks": 128, "max_batch_tokens": 1024}
+"""Of transformers' continuous batching, where it is asked for."""
+
 
 def settings(config: OurConfig, job: Job) -> dict[str, Any]:
     """The demo's config in TRL's words."""
@@ -43,6 +46,8 @@ def settings(config: OurConfig, job: Job) -> dict[str, Any]:
         "max_grad_norm": config.max_grad_norm,
         "reward_weights": list(config.reward_fns.weights.values()),
         "seed": config.seed,
+        "use_transformers_continuous_batching": job.trl_generate_batch,
+        "transformers_continuous_batching_config": PAGES | {"seed": config.seed} if job.trl_generate_batch else None,
     }
 
 

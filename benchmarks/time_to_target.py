@@ -156,11 +156,11 @@ def _verdict(whole: Reply) -> str:
     return "Reinforge did not get there, MISSED" if whole["ratio"] is None else held(whole["ratio"], RATIO_TARGET)
 
 
-def measure(seeds: Sequence[int], *, trl_rows: int = TRL_ROWS, overrides: Sequence[str] = ()) -> list[Reply]:
+def measure(seeds: Sequence[int], *, trl_generate_batch: bool) -> list[Reply]:
     """Every seed, one after the other."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="time_to_target_") as folder:
-        jobs = [Job(folder, EVALUATE_EVERY, trl_rows, (*overrides, f"seed={seed}")) for seed in seeds]
+        jobs = [Job(folder, EVALUATE_EVERY, TRL_ROWS, (f"seed={seed}",), trl_generate_batch) for seed in seeds]
         for job in jobs:
             with HeldOut(job) as held_out:
                 tell(f"{job.overrides[-1]} ...")
@@ -171,12 +171,16 @@ def measure(seeds: Sequence[int], *, trl_rows: int = TRL_ROWS, overrides: Sequen
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument(
+        "--trl-generate-batch", action="store_true", help="TRL draws with continuous batching, not with generate"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the table")
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
     facts = about()
-    rows = measure(SEEDS[:1] if arguments.quick else SEEDS)
+    rows = measure(SEEDS[:1] if arguments.quick else SEEDS, trl_generate_batch=arguments.trl_generate_batch)
     whole = total(rows)
+    facts["trl_generate_batch"] = arguments.trl_generate_batch
     result = {"correct": TARGET, "seeds": rows, **whole, **facts}
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")

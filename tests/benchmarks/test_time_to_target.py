@@ -128,11 +128,12 @@ def test_both_sides_begin_alike(bench, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_toy_race_runs_to_its_last_step(bench, monkeypatch, tmp_path):
+@pytest.mark.parametrize("trl_generate_batch", [False, True])
+def test_a_toy_race_runs_to_its_last_step(bench, monkeypatch, tmp_path, trl_generate_batch):
     """Nobody can be twice as right as always, so both make every step."""
     race, countdown, vs_trl = bench("time_to_target"), bench("countdown"), bench("vs_trl")
     monkeypatch.setitem(vs_trl.ONE_THREAD, "PYTHONWARNINGS", "ignore")
-    job = countdown.Job(str(tmp_path), 1, 8, (*TOY, *FEW, "seed=1"))
+    job = countdown.Job(str(tmp_path), 1, 8, (*TOY, *FEW, "seed=1"), trl_generate_batch)
     with countdown.HeldOut(job) as held_out:
         row = json.loads(json.dumps(race.run_seed(job, held_out, target=2.0)))
     for side in race.SIDES:
