@@ -19,8 +19,9 @@ from reinforge.policy import attention_kernels, plain_attention
 from reinforge.policy.attention_kernels import CudaFlash, flash_gap
 from reinforge.policy.device import settle
 from reinforge.policy.fixed_slots import FixedSlots
+from reinforge.policy.logit_gap import is_rounding, logit_gap
 from reinforge.policy.model import load_policy
-from reinforge.policy.network import is_the_models, largest_gap
+from reinforge.policy.network import largest_gap
 from reinforge.policy.slots import NetworkSlots, step_gap
 from reinforge.rollout.collect import collect
 from reinforge.types import Batch, Example, Prompt, SampleRequest, Score
@@ -90,8 +91,8 @@ def test_the_plain_form_is_that_of_the_cpu(is_causal):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_passes_and_steps_are_the_models(tiny_model, dtype):
     policy = make_policy(tiny_model, dtype)
-    assert is_the_models(policy.network, largest_gap(policy.network, policy.model))
-    assert is_the_models(policy.network, step_gap(policy.network, policy.model))
+    assert is_rounding(largest_gap(policy.network, policy.model), policy.network.dtype)
+    assert is_rounding(step_gap(policy.network, policy.model), policy.network.dtype)
 
 
 @pytest.mark.parametrize(("dtype", "allowed"), [("float32", 1e-4), ("bfloat16", 0.1)])
@@ -115,7 +116,7 @@ def test_replayed_graphs_give_the_logits_of_plain_steps(tiny_qwen2, dtype):
         for step in range(70):  # into the second room
             ids_B = network.random_ids((1, num_rows), torch.Generator().manual_seed(step))[0]
             expected, found = plain.step(ids_B, lengths_B), fixed.fixed_step(ids_B, lengths_B, step)
-            assert is_the_models(network, float((found - expected).abs().max() / expected.abs().max().clamp(min=1)))
+            assert is_rounding(logit_gap(found, expected), network.dtype)
             lengths_B += 1
 
 

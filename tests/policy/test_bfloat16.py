@@ -8,8 +8,9 @@ from transformers import AutoModelForCausalLM
 from reinforge.config import LoraParams
 from reinforge.inference.adapters import UnmergedCopy, sampling_copy, sampling_network
 from reinforge.policy import attention
+from reinforge.policy.logit_gap import is_rounding
 from reinforge.policy.model import find_network, load_policy
-from reinforge.policy.network import Network, is_the_models, largest_gap
+from reinforge.policy.network import Network, largest_gap
 from reinforge.policy.slots import step_gap
 from reinforge.policy.stacks import Stack
 
@@ -108,17 +109,17 @@ def test_policy_and_sampler_share_one_copy_of_the_base(tiny_qwen2):
             assert getattr(ours, name).weight().data_ptr() == getattr(theirs, name).weight().data_ptr()
     before = step_gap(network, own.model)
     own.load(policy.adapter(1))
-    assert is_the_models(network, before)
-    assert is_the_models(network, step_gap(network, own.model))
+    assert is_rounding(before, network.dtype)
+    assert is_rounding(step_gap(network, own.model), network.dtype)
 
 
 def test_a_network_that_computes_something_else_is_not_used(tiny_qwen2):
     model = AutoModelForCausalLM.from_pretrained(tiny_qwen2, dtype=torch.bfloat16).requires_grad_(False)
     attention.use_shared_prefix_attention(model)
     network = Network.of(model)
-    assert is_the_models(network, largest_gap(network, model))
+    assert is_rounding(largest_gap(network, model), network.dtype)
     assert find_network(model) is not None
     network.layers[1].norm_2.weight_E.neg_()  # the model's own tensor
-    assert is_the_models(network, largest_gap(network, model))
+    assert is_rounding(largest_gap(network, model), network.dtype)
     network.rotation._frequencies.fill_(1.0)
-    assert not is_the_models(network, largest_gap(network, model))
+    assert not is_rounding(largest_gap(network, model), network.dtype)

@@ -24,6 +24,13 @@ def load(folder, lora=LORA, **options):
     return load_policy(str(folder), lora, seed=0, device="cpu", **options)
 
 
+def test_large_logits_round_more_and_still_share_the_prefix(tiny_model, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.get_output_embeddings().weight.data.mul_(2000)
+    model.save_pretrained(tmp_path)
+    assert load(tmp_path).shares_prefix
+
+
 def test_shared_prefix_attention_is_the_models_own(tiny_model):
     policy = load(tiny_model)
     assert policy.shares_prefix

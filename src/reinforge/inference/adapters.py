@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reinforge.errors import ModelError
+from reinforge.policy.logit_gap import is_rounding
 from reinforge.policy.model import find_network
-from reinforge.policy.network import Network, is_the_models
+from reinforge.policy.network import Network
 from reinforge.policy.quantized import shared_states
 from reinforge.policy.slots import step_gap
 from reinforge.types import Adapter
@@ -101,7 +102,7 @@ def sampling_network(model: PreTrainedModel, shares_prefix: bool) -> Network | N
     if network is None:
         return None
     network.adopt_weights()
-    return network if is_the_models(network, step_gap(network, model)) else None
+    return network if is_rounding(step_gap(network, model), network.dtype) else None
 
 
 def _share(model: PreTrainedModel) -> PreTrainedModel:

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 
+from reinforge.policy.logit_gap import logit_gap
+
 IMPLEMENTATION = "reinforge"
 
 
@@ -275,7 +277,7 @@ def checkpointed_layers(
 
 
 def prefix_path_gap(model: PreTrainedModel, seed: int = 0) -> float:
-    """Largest |logit difference| between the shared-prefix path and transformers' own forward, on random ids.
+    """`logit_gap` between the shared-prefix path and transformers' own forward, on random ids.
 
     Leaves the model with shared-prefix attention. Raises what the model raises when it does not fit the path.
     """
@@ -298,9 +300,9 @@ def prefix_path_gap(model: PreTrainedModel, seed: int = 0) -> float:
         for slot in range(3):
             slots.place(slot, prefix, slot)
         decoded_BV = slots.step(row_BT[:, 0], prefix.lengths_N, 11)
-    gaps = [(plain_BSV[i, len(p) - 1 : len(p) + 5] - shared_BTV[i]).abs().max() for i, p in enumerate(prompts)]
-    gaps += [(plain_BSV[i, len(p) - 1] - decoded_BV[i]).abs().max() for i, p in enumerate(prompts)]
-    return float(torch.stack(gaps).max())
+    gaps = [logit_gap(shared_BTV[i], plain_BSV[i, len(p) - 1 : len(p) + 5]) for i, p in enumerate(prompts)]
+    gaps += [logit_gap(decoded_BV[i], plain_BSV[i, len(p) - 1]) for i, p in enumerate(prompts)]
+    return max(gaps)
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -28,13 +28,9 @@ from reinforge.config import LoraParams
 from reinforge.errors import ModelError, SetupError
 from reinforge.policy import attention, dropout, quantized
 from reinforge.policy.counter_random import stream_key
-from reinforge.policy.network import Network, is_the_models, largest_gap
+from reinforge.policy.logit_gap import is_rounding, max_gap
+from reinforge.policy.network import Network, largest_gap
 from reinforge.types import Adapter
-
-MAX_PREFIX_GAP = 1e-4
-"""Largest logit difference (float32) at which the shared-prefix path counts as the model's own."""
-_SMALL_DTYPE_GAP = 0.25
-"""The same for bfloat16 and float16, whose logits carry about three digits."""
 
 _OTHER_LORA = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "modules_to_save", "layers_to_transform")
 """Settings of PEFT that change what an adapter computes."""
@@ -139,7 +135,7 @@ def load_policy(
 def find_network(model: PreTrainedModel) -> Network | None:
     """The network to run instead of a model with shared-prefix attention: one that knows it and gives its logits."""
     network = Network.of(model)
-    if network is None or not is_the_models(network, largest_gap(network, model)):
+    if network is None or not is_rounding(largest_gap(network, model), network.dtype):
         return None
     return network
 
@@ -285,13 +281,12 @@ def _check_prefix_path(model: PreTrainedModel) -> tuple[bool, tuple[str, ...]]:
     notes = _length_dependent(model)
     if model.config._attn_implementation != "sdpa":
         return False, (*notes, f"{name} has no SDPA attention: prompts are run once per completion.")
-    limit = MAX_PREFIX_GAP if model.dtype == torch.float32 else _SMALL_DTYPE_GAP
     try:
         gap = attention.prefix_path_gap(model)
-        reason = f"logits differ by {gap:.1e}, allowed is {limit:.0e}"
+        reason = f"logits differ by {gap:.1e} of the largest, allowed is {max_gap(model.dtype):.0e}"
     except Exception as fault:  # noqa: BLE001 - whatever a foreign model raises here, the answer is the plain path
         gap, reason = float("inf"), f"{type(fault).__name__}: {fault}"
-    if gap <= limit:
+    if is_rounding(gap, model.dtype):
         return True, notes
     attention.use_plain_attention(model)
     note = f"{name} does not fit shared-prefix attention ({reason}): prompts are run once per completion."

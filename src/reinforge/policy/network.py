@@ -27,6 +27,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qw
 from reinforge.policy import attention
 from reinforge.policy.attention import PrefixKV
 from reinforge.policy.blocks import Norm, mlp_added, normed, projected
+from reinforge.policy.logit_gap import logit_gap
 from reinforge.policy.packing import Packing
 from reinforge.policy.products import linear
 from reinforge.policy.rotation import Rotation, heads_split, turned
@@ -199,16 +200,6 @@ class Network:
         return heads_split(heads, *turns, self.num_kv_heads)
 
 
-MAX_GAP, MAX_BFLOAT16_GAP = 1e-4, 0.05
-"""Largest `logit_gap` at which the network counts as the model's own passes, in float32 and in bfloat16. The passes of
-one model differ by as much among themselves: 1e-6, and 0.01 to 0.02 of the largest logit."""
-
-
-def is_the_models(network: Network, gap: float) -> bool:
-    """Whether so small a gap is rounding."""
-    return gap <= (MAX_GAP if network.dtype == torch.float32 else MAX_BFLOAT16_GAP)
-
-
 def _stand_behind(prefix: PrefixKV, prefix_of_B: Tensor) -> tuple[list[list[Behind]], Tensor]:
     """What rows stand behind, for each layer, and how many tokens that is for each [B]."""
     runs = runs_of(prefix_of_B.tolist(), prefix.lengths_N.tolist())
@@ -233,12 +224,6 @@ def largest_gap(network: Network, model: PreTrainedModel, seed: int = 0) -> floa
         ours = network.completion_pass(row_BT, mask_BT, network.prefix_pass(prefix_NL, lengths_N), prefix_of_B)
         head = attention.output_head(model)
         return logit_gap(head(ours), head(theirs[mask_BT]))
-
-
-def logit_gap(ours: Tensor, theirs: Tensor) -> float:
-    """Largest |difference|, as a share of the largest |logit| where that is above 1: rounding grows with it. A trained
-    model's logits of 20 to 30 differ by 1e-4 between any two orders of summation."""
-    return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1))
 
 
 def _maybe_again(recompute: bool, run: Callable[..., Any], *arguments: Any) -> Any:

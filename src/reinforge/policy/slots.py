@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from reinforge.policy.attention import PrefixKV, completion_pass, output_head, prefix_pass
-from reinforge.policy.network import Network, logit_gap
+from reinforge.policy.logit_gap import logit_gap
+from reinforge.policy.network import Network
 from reinforge.policy.two_part_attention import add_part, attend_part
 
 ROOM_STEP = 64
