@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from machine import commit, machine, versions
+from protocol import peak_bytes
 from workload import LORA_ALPHA, LORA_RANK, ModelSize, write_model
 
 if TYPE_CHECKING:
@@ -169,10 +169,10 @@ def peak_megabytes(way: str) -> float:
     """Largest memory of a process that takes two updates, less what it had before."""
     with tempfile.TemporaryDirectory() as folder:
         ways = updates(make_policy(Path(folder)), ROLLOUT_SYSTEM_TOKENS[0])
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_bytes()
         for _ in range(2):
             ways[way]()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (peak_bytes() - before) / 2**20
 
 
 def measure(ways: Ways, repeats: int) -> dict[str, float]:
@@ -209,12 +209,12 @@ def main() -> None:
     if options.peak:
         print(peak_megabytes(options.peak))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        figures = {name: measure(ways, options.repeats) for name, ways in cases(make_policy(Path(folder))).items()}
     peaks = {}
     for way in ("apart_s", "reuse_s"):
         told = subprocess.run([sys.executable, __file__, "--peak", way], check=True, capture_output=True, text=True)
         peaks[way.replace("_s", "_mb")] = float(told.stdout.splitlines()[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        figures = {name: measure(ways, options.repeats) for name, ways in cases(make_policy(Path(folder))).items()}
     figures[f"update, system prompt of {ROLLOUT_SYSTEM_TOKENS[0]}, peak"] = peaks
     result = {"cases": figures, "machine": machine(), "versions": versions(), "commit": commit()}
     if options.out:
