@@ -59,6 +59,25 @@ def test_a_single_completion_without_memory_ends_the_run_and_says_what_to_do(tin
     assert learner.state_hash() == before
 
 
+def test_prompts_behind_a_common_beginning_that_finds_no_memory_end_the_run(tiny_qwen2, monkeypatch):
+    """Even the smallest passes run several of them, where the longest alone is larger."""
+    learner, attempts = make_learner(make_policy(tiny_qwen2), tokens_per_microbatch=64), []
+    batch = make_batch([1, 1, 2, 30], [[3, 4]] * 4)
+    common = tuple(range(100))
+    prompts = [replace(group.prompt, token_ids=common + group.prompt.token_ids) for group in batch.groups]
+    groups = (replace(group, prompt=prompt) for group, prompt in zip(batch.groups, prompts, strict=True))
+
+    def run_prefixes(self, chunk):
+        attempts.append(len(chunk.prompts))
+        assert len(attempts) < 20
+        torch.empty(1 << 60)
+
+    monkeypatch.setattr(LocalLearner, "_run_prefixes", run_prefixes)
+    with pytest.raises(SetupError, match="ran out in step 1"):
+        learner.update(replace(batch, groups=tuple(groups)))
+    assert attempts[-1] == 3
+
+
 def test_other_faults_are_not_taken_for_a_lack_of_memory():
     with pytest.raises(RuntimeError) as fault:
         torch.zeros(2) @ torch.zeros(3)

@@ -146,7 +146,8 @@ class LocalLearner:
         ]
         if shares_prefix:
             passes += [sum(map(len, chunk.prompts)) for chunk in chunks if len(chunk.prompts) > 1]
-        if not passes:
+        # With one token a pass over prompts that begin alike is no larger than that over the longest of them alone.
+        if not passes or self.tokens_per_microbatch == 1:
             where = f"in step {self.steps_done + 1}, with a single completion in each pass"
             raise memory_error(where, self._memory_hint(), fault) from fault
         self._set_tokens(max(1, min(self.tokens_per_microbatch, max(passes)) // 2))
