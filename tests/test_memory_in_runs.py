@@ -104,15 +104,24 @@ def test_when_nothing_fits_the_run_ends_at_a_checkpoint_and_goes_on_with_less(co
     with Run.open(path) as run:
         assert run.status()[0] == "failed"
         assert run.last_step() == 2
-    for wrong in ("slots=0", "tokens_per_microbatch=many"):
-        with pytest.raises(ConfigError, match=wrong.split("=")[0]):
+    for wrong, rule in (("slots=0", "at least 1"), ("tokens_per_microbatch=many", "a whole number")):
+        with pytest.raises(ConfigError, match=rf"^-o {wrong}  {wrong.split('=')[0]} = .*, but it must be {rule}"):
             reinforge.resume(path, overrides=[wrong])
-    with pytest.raises(UsageError, match="learning_rate"):
+    with pytest.raises(UsageError, match=r"learning_rate.*how much memory.*slots"):
         reinforge.resume(path, overrides=["learning_rate=1"])
     less = ["gradient_checkpointing=true", "tokens_per_microbatch=64", "slots=8"]
-    reinforge.resume(path, overrides=less)
+    watcher = Notes()
+    reinforge.resume(path, watcher, overrides=less)
     assert tokens_of(path) == [2048, 2048, 64, 64]
+    told = {
+        "gradient_checkpointing = true instead of false from step 3 on, as asked",
+        "slots = 8 instead of 256 from step 3 on, as asked",
+    }
+    assert told < set(watcher.texts)
+    assert set(verify(path, 2).changed_since) == told
+    assert not verify(path, 3).changed_since
     with Run.open(path) as run:
+        assert told < {event.message for event in run.events()}
         assert run.status()[0] == "succeeded"
         stored = run.config()
     assert (stored["gradient_checkpointing"], stored["slots"], stored["tokens_per_microbatch"]) == (True, 8, None)

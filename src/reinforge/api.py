@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from reinforge.run_store import Event, Run
     from reinforge.types import Grade, Group, TrainState
 
-_PACKAGES = ("reinforge", "torch", "transformers", "peft", "tokenizers")
+_PACKAGES = ("reinforge", "torch", "transformers", "peft", "tokenizers", "bitsandbytes")
+"""What decides a run's bits; not all need be installed."""
 
 
 class SilentWatcher:
@@ -381,7 +383,10 @@ def _about(built: LocalRun, started: datetime.datetime, base_dir: Path) -> dict[
     return {
         "started": started.isoformat(),
         "base_dir": str(base_dir),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in _PACKAGES if find_spec(name)},
+        },
         "machine": {"system": platform.platform(), "processor": platform.machine()},
         "functions": [record_of(function) for function in built.grader.functions],
         "packages": list(built.grader.packages),

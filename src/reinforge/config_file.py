@@ -13,7 +13,7 @@ import inspect
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
 from pathlib import Path
@@ -49,11 +49,7 @@ def load_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> G
     >>> load_config([folder / "a.yaml"], ["learning_rate=1e-6", "sampling_params.stop=[END]"]).learning_rate
     1e-06
     """
-    whole = _Layer()
-    for layer in [*map(_read_file, paths), *map(_read_override, overrides)]:
-        whole.merge(layer)
-    if whole.problems:
-        raise ConfigError("\n".join(whole.problems))
+    whole = _merged([*map(_read_file, paths), *map(_read_override, overrides)])
     _make_paths_absolute(whole)
     start = Origin(str(paths[0]) if paths else "config", Path())
     try:
@@ -64,43 +60,33 @@ def load_config(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> G
 
 
 def judge_with(judge: JudgeConfig, overrides: Sequence[str]) -> JudgeConfig:
-    """Other settings of the judge, where there is no whole config to change.
+    """Other settings of the judge, where there is no whole config to change: each `reward_fns.judge.KEY=VALUE`.
 
     >>> judge_with(JudgeConfig(), ["reward_fns.judge.budget_tokens=9000"]).budget_tokens
     9000
     """
-    changed = judge.model_dump(mode="json")
-    for override in overrides:
-        layer, key = _read_override(override), override.partition("=")[0].strip()
-        if not key.startswith("reward_fns.judge."):
-            known = ", ".join(JudgeConfig.model_fields)
-            hint = f"Write reward_fns.judge.KEY=VALUE, KEY one of {known}."
-            raise UsageError(f"-o {override}: only how judges are asked can be changed here.", hint=hint)
-        if layer.problems:
-            raise ConfigError("\n".join(layer.problems))
-        _merge(changed, layer.values["reward_fns"]["judge"])
+    layer = _merged(map(_read_override, overrides))
+    changed = {"reward_fns": {"judge": judge.model_dump(mode="json")}}
+    _merge(changed, layer.values)
     try:
-        return JudgeConfig.model_validate_json(json.dumps(changed), strict=True)
+        return JudgeConfig.model_validate_json(json.dumps(changed["reward_fns"]["judge"]), strict=True)
     except ValidationError as error:
-        told = (f"reward_fns.judge.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise ConfigError("\n".join(told)) from None
+        errors = [{**one, "loc": ("reward_fns", "judge", *one["loc"])} for one in error.errors()]
+        raise ConfigError("\n".join(explain(errors, changed, layer.origins, Origin("config", Path())))) from None
 
 
 def machine_with(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The values of settings of a run's config that say how it computes (`slots=64`), after overrides: all settings
     that these name."""
-    layers = [_read_override(override) for override in overrides]
-    problems = [problem for layer in layers for problem in layer.problems]
-    values: dict[str, Any] = {}
-    for layer in layers:
-        values |= layer.values
+    layer = _merged(map(_read_override, overrides))
+    changed = {**config, **layer.values}
     try:
-        checked = GRPOConfig.model_validate_json(json.dumps({**config, **values}), strict=True)
+        checked = GRPOConfig.model_validate_json(json.dumps(changed), strict=True)
     except ValidationError as error:
-        problems += [f"-o {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return {name: getattr(checked, name) for name in values}
+        raise ConfigError(
+            "\n".join(explain(error.errors(), changed, layer.origins, Origin("config", Path())))
+        ) from None
+    return {name: getattr(checked, name) for name in layer.values}
 
 
 def to_yaml(config: GRPOConfig) -> str:
@@ -136,6 +122,15 @@ class _Layer:
         _merge(self.values, newer.values)
         self.origins |= newer.origins
         self.problems += newer.problems
+
+
+def _merged(layers: Iterable[_Layer]) -> _Layer:
+    whole = _Layer()
+    for layer in layers:
+        whole.merge(layer)
+    if whole.problems:
+        raise ConfigError("\n".join(whole.problems))
+    return whole
 
 
 def _merge(old: dict[str, Any], new: dict[str, Any]) -> None:

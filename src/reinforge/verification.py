@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from reinforge.api import SilentWatcher, rebuild, restore
 from reinforge.errors import UsageError
+from reinforge.resume_changes import machine_changes_after
 from reinforge.reward_updates import RewardUpdates
 from reinforge.run_store import Run, list_checkpoints
 from reinforge.run_store.judgements import copy_judgements
@@ -29,6 +30,8 @@ class Verification:
     stored: dict[str, str]
     """`state` (weights and optimizer) and `rows` hashes."""
     again: dict[str, str]
+    changed_since: tuple[str, ...] = ()
+    """How the run computes otherwise from a later step on; this one was computed again in the later way."""
 
     @property
     def equal(self) -> bool:
@@ -43,7 +46,7 @@ def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> V
     with Run.open(path) as run:
         if not 1 <= step <= run.last_step():
             raise UsageError(f"{path} has steps 1 to {run.last_step()}, not {step}.")
-        stored = _hashes(run, step)
+        stored, changed_since = _hashes(run, step), tuple(machine_changes_after(run, step))
     earlier = [checkpoint for checkpoint in list_checkpoints(path) if checkpoint.step < step]
     with tempfile.TemporaryDirectory() as folder:
         copy = _copy_of_run(path, Path(folder) / path.name, [checkpoint.path for checkpoint in earlier[-1:]])
@@ -54,7 +57,7 @@ def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> V
                 updates = RewardUpdates(run, built.grader)
                 steering = loop.Steering(before_step=updates.before_step, until_step=step)
                 loop.train(built.task, built.roles, run, watcher, state, steering)
-                return Verification(step, state.step, stored, _hashes(run, step))
+                return Verification(step, state.step, stored, _hashes(run, step), changed_since)
             finally:
                 built.close()
 

@@ -91,10 +91,17 @@ def test_verify_says_so_when_a_stored_hash_differs(trained: Path, capsys: pytest
     shutil.copytree(trained / "runs" / "first", copy)
     database = sqlite3.connect(copy / "run.db")
     with database:
-        database.execute("UPDATE steps SET state_hash = 'other' WHERE step = 3")
+        database.execute("UPDATE steps SET state_hash = 'other' WHERE step >= 2")
+        change = ("machine_changed", "slots = 8 instead of 256 from step 3 on, as asked", '{"step": 3, "slots": 8}')
+        database.execute("INSERT INTO events VALUES (99, 2, 0, 0, ?, 'info', ?, ?)", change)
     database.close()
     assert reinforge(["verify", f"{copy}@3"]) == 1
-    assert "computed again from the checkpoint at step 2: DIFFERENT" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "computed again from the checkpoint at step 2: DIFFERENT" in told
+    assert "slots" not in told
+    assert reinforge(["verify", f"{copy}@2"]) == 1
+    told = capsys.readouterr().out
+    assert told.endswith("in another way, as this did: slots = 8 instead of 256 from step 3 on, as asked\n")
 
 
 def test_resume_of_a_run_that_is_done_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]):

@@ -156,8 +156,14 @@ def test_a_damaged_weights_file_is_a_model_error(tiny_qwen2, tmp_path):
 def test_devices_dtypes_and_threads():
     assert pick_dtype("auto", torch.device("cpu")) is torch.float32
     assert pick_dtype("bfloat16", torch.device("cpu")) is torch.bfloat16
-    with pytest.raises(SetupError, match="unknown"):
-        pick_device("gpu")
+    for unknown in ("gpu", "meta", "cpu:x"):
+        with pytest.raises(SetupError, match=f"'{unknown}' is unknown"):
+            pick_device(unknown)
+    with pytest.raises(SetupError, match=r"cpu:1, but the last of its kind is cpu:0"):
+        pick_device("cpu:1")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(SetupError, match="no Apple GPU"):
+            pick_device("mps")
     if not torch.cuda.is_available():
         with pytest.raises(SetupError, match="no CUDA GPU"):
             pick_device("cuda")

@@ -331,6 +331,8 @@ def verify_command(context: click.Context, step: str, runs_dir: Path, as_json: b
         click.echo(table(["hash of", "stored", "again"], rows))
         verdict = "equal" if found.equal else "DIFFERENT"
         click.echo(f"step {found.step}, computed again from the checkpoint at step {found.from_step}: {verdict}")
+        for change in () if found.equal else found.changed_since:
+            click.echo(f"since then the run computes in another way, as this did: {visible(change)}")
     context.exit(0 if found.equal else 1)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,13 @@ from reinforge.types import Adapter
 
 _OTHER_LORA = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "modules_to_save", "layers_to_transform")
 """Settings of PEFT that change what an adapter computes."""
+
+_NUM_DEVICES: dict[str, Callable[[], int]] = {
+    "cpu": lambda: 1,
+    "cuda": torch.cuda.device_count,
+    "mps": lambda: int(torch.backends.mps.is_available()),
+}
+"""How many of each kind torch can compute on here."""
 
 _MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
@@ -195,10 +202,17 @@ def pick_device(device: str) -> torch.device:
     if device != "auto":
         try:
             chosen = torch.device(device)
-        except RuntimeError as fault:
-            raise SetupError(f"device = {device!r} is unknown.", hint="Use cpu, cuda, cuda:1 or mps.") from fault
-        if chosen.type == "cuda" and not torch.cuda.is_available():
-            raise SetupError("device = cuda, but torch sees no CUDA GPU.", hint="Set device = cpu or auto.")
+        except RuntimeError:
+            chosen = None
+        if chosen is None or chosen.type not in _NUM_DEVICES:
+            raise SetupError(f"device = {device!r} is unknown.", hint="Use cpu, cuda, cuda:1 or mps.")
+        number = _NUM_DEVICES[chosen.type]()
+        if not number:
+            name = {"cuda": "CUDA GPU", "mps": "Apple GPU"}[chosen.type]
+            raise SetupError(f"device = {device}, but torch sees no {name}.", hint="Set device = cpu or auto.")
+        if chosen.index is not None and chosen.index >= number:
+            last = f"{chosen.type}:{number - 1}"
+            raise SetupError(f"device = {device}, but the last of its kind is {last}.", hint=f"Set device = {last}.")
         return chosen
     if torch.cuda.is_available():
         return torch.device("cuda")
