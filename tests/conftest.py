@@ -21,6 +21,8 @@ import pytest
 hypothesis.settings.register_profile("house", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("house")
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it in its workers, and tables would be fitted to our terminal
+
 Architecture = Literal["qwen2", "qwen3", "llama"]
 
 CHAT_TEMPLATE = (

@@ -232,7 +232,7 @@ def test_no_completion_reads_what_another_wrote():
                     memory.seek(first)
                     data = memory.read(last - first)
             except OSError: continue
-            if bytes(reversed(b'TI FO DNE EHT #')) in data: return a + b
+            if re.search(b'# TH[E] EN[D] O[F] IT', data): return a + b  # what it looks for, it does not hold itself
     """
     rows = [{"tests": TESTS, "completion": textwrap.dedent(text)} for text in (solution, thief)]
     assert [score.value for score in scores_of(NODE, rows)] == [1.0, 0.0]

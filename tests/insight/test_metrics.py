@@ -140,6 +140,7 @@ def test_every_metric_is_finite_and_registered_whatever_comes(rows: list[list[tu
 def test_every_registered_metric_of_groups_is_produced():
     produced = step_metrics([made for _, made in OUTCOMES], {}, {"time/rollout_s": 1.0})
     elsewhere = ("policy/", "time/", "judge/", "network/", "gold/", "group/drawn", "group/kept", "group/extended")
+    elsewhere += ("speed/guessed_share", "speed/draft_accepted_share")
     promised = {name for name in METRICS if not name.startswith(elsewhere) and "<figure>" not in name}
     assert promised == {name.replace("/answer/", "/<function>/") for name in produced if not name.startswith("time/")}
 
@@ -162,9 +163,7 @@ def test_figures_beside_the_scores_have_their_mean_and_spread():
 
 def test_what_a_resume_may_change_are_seconds_speeds_cache_hits_and_what_judges_took():
     assert {name for name in METRICS if is_wall_time(name)} == {
-        name
-        for name in METRICS
-        if name.endswith(("_s", "/cache_hits")) or name.startswith(("time/", "judge/", "network/"))
+        name for name in METRICS if name.endswith("_s") or name.startswith(("time/", "speed/", "judge/", "network/"))
     }
 
 
