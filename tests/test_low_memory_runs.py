@@ -1,6 +1,7 @@
 """Whole runs with a base in 4 bits, a bfloat16 base and the 8-bit optimizer, through the command line."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,8 @@ def test_sampler_and_learner_agree_and_a_step_from_a_checkpoint_is_bitwise_the_s
     with Run.open(path) as run:
         metrics = [row.metrics for row in run.steps()]
         last = run.evaluations()[-1]
+        if changes:
+            assert run.about["versions"]["bitsandbytes"] == version("bitsandbytes")
     gaps = [figures["policy/logprob_gap_max"] for figures in metrics]
     assert 0 < max(gaps) < ROUNDING[dtype]
     assert all(figures["policy/grad_norm"] > 0 for figures in metrics)

@@ -138,6 +138,7 @@ def test_a_long_chat_forgets_its_beginning_and_a_long_message_is_refused(
     assert reinforge(["chat", *arguments]) == 2
     assert "Shorten it, or lower --max-tokens." in capsys.readouterr().err
     assert reinforge(["chat", str(tiny_qwen2), "--max-tokens", "512"]) == 2
+    assert "Leave it out (256), or give less." in capsys.readouterr().err
 
 
 def test_chat_with_several_answers_as_each_alone_does(

@@ -123,7 +123,10 @@ class Conversation:
         window = window_of(policy) or 4096
         self._max_tokens = max_tokens or min(512, window // 2)
         if self._max_tokens >= window:
-            raise UsageError(f"--max-tokens {self._max_tokens} leaves no room for a message in a window of {window}.")
+            raise UsageError(
+                f"--max-tokens {self._max_tokens} leaves no room for a message in a window of {window}.",
+                hint=f"Leave it out ({min(512, window // 2)}), or give less.",
+            )
         self._longest_prompt = window - self._max_tokens
         self._renderer: Renderer = Renderer.from_folder(policy.folder)
         params = SamplingParams(temperature=temperature or 1.0)
