@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from reinforge.config import LoraParams, SamplingParams
 from reinforge.errors import ModelError
-from reinforge.inference import adapter_bank
+from reinforge.inference import adapter_bank, decoders, speculation
+from reinforge.inference import engine as engines
 from reinforge.inference.adapter_bank import AdapterBank
 from reinforge.inference.adapters import MergedCopy, UnmergedCopy, base_copy, sampling_network
 from reinforge.inference.engine import Engine
@@ -159,6 +160,32 @@ def test_any_mixture_in_any_order(data, padding, slots, path):
         patch.setattr(adapter_bank, "MAX_PADDING", padding)
         found = collect(engine, requests)
     assert_logprobs_are_the_adapters_own(folder, requests, found, MergedCopy)
+
+
+def test_guessed_tokens_get_the_adapter_of_their_row(tiny_qwen2: Path, monkeypatch: pytest.MonkeyPatch):
+    """With shared prompts, few slots and kept keys: the second call goes on with what the first one said."""
+    monkeypatch.setattr(engines, "MAX_ROWS", 64)
+    monkeypatch.setattr(decoders, "SHARED_TOKENS", 10)
+    for name in ("PASS_COST", "TOKEN_COST", "MIN_GAIN"):
+        monkeypatch.setattr(speculation, name, 0.0)
+    names = ["usual", None, "large", "usual", "mlp"]
+    turns: dict[bool, list[dict[tuple[int, int], Completion]]] = {}
+    for guesses in (False, True):
+        params = SamplingParams(temperature=0.2, speculation=guesses)
+        engine = shared_engine(tiny_qwen2, "network", max_tokens=24, slots=5, sampling_params=params)
+        engine._keep_bytes = 10**9 if guesses else 0
+        engine._kept = engine._nothing_kept()
+        requests = [request(place, 4, name, 2) for place, name in enumerate(names)]
+        repeating = [replace(r, prompt=replace(r.prompt, token_ids=r.prompt.token_ids * 5)) for r in requests]
+        turns[guesses] = [collect(engine, repeating)]
+        said = [r.prompt.token_ids + turns[False][0][i, 1].token_ids + (7, 8) for i, r in enumerate(repeating)]
+        going_on = [replace(r, prompt=replace(r.prompt, token_ids=said[i])) for i, r in enumerate(repeating)]
+        turns[guesses].append(collect(engine, going_on))
+    assert engine.take_figures()["speed/guessed_share"] > 0.02
+    for found, expected in zip(turns[True], turns[False], strict=True):
+        for key, completion in found.items():
+            assert completion.token_ids == expected[key].token_ids
+            assert completion.logprobs == pytest.approx(expected[key].logprobs, abs=1e-4)
 
 
 def test_completions_do_not_depend_on_the_neighbours_adapters(tiny_qwen2: Path, path: str):

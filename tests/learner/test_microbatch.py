@@ -59,6 +59,21 @@ def test_a_single_completion_without_memory_ends_the_run_and_says_what_to_do(tin
     assert learner.state_hash() == before
 
 
+def test_prompts_that_find_no_memory_together_are_run_apart(tiny_qwen2, monkeypatch):
+    """Though each of their completions is alone in its micro-batch already."""
+    batch = make_batch([20, 20, 20], [[30], [31], [32]])
+    whole = gradients(make_learner(make_policy(tiny_qwen2)), batch)
+    learner, real = make_learner(make_policy(tiny_qwen2), tokens_per_microbatch=40), LocalLearner._run_prefixes
+
+    def run_prefixes(self, chunk):
+        if len(chunk.prompts) > 1:
+            torch.empty(1 << 60)
+        return real(self, chunk)
+
+    monkeypatch.setattr(LocalLearner, "_run_prefixes", run_prefixes)
+    assert relative_difference(gradients(learner, batch), whole) < 1e-6
+
+
 def test_prompts_behind_a_common_beginning_that_finds_no_memory_end_the_run(tiny_qwen2, monkeypatch):
     """Even the smallest passes run several of them, where the longest alone is larger."""
     learner, attempts = make_learner(make_policy(tiny_qwen2), tokens_per_microbatch=64), []
@@ -154,6 +169,21 @@ def test_what_memory_left_is_repeated_at_the_same_step(tiny_qwen2, monkeypatch):
 
     assert again({2: lowered}) == expected
     assert again({}) != expected
+
+
+def test_what_was_recorded_for_later_steps_is_void_once_memory_runs_out_before_them(tiny_qwen2, monkeypatch):
+    """As run_store/microbatches.py reads the events of such a run: another resume goes the same way."""
+    batches = [make_batch([5, 9, 3], [[4, 5, 6], [3, 8, 2], [7, 1, 5]], seed=seed) for seed in range(3)]
+    learner = LocalLearner(
+        make_policy(tiny_qwen2), make_config(), max_tokens=32, learning_rate=1e-3, recorded_tokens={0: 64, 2: 30}
+    )
+    with monkeypatch.context() as scarce:
+        ration(scarce, learner, 11)
+        lowered = learner.update(batches[0]).lowered_tokens
+    assert lowered is not None
+    assert lowered <= 11
+    for batch in batches[1:]:
+        assert learner.update(batch).metrics["policy/microbatch_tokens"] == lowered
 
 
 def test_a_reference_does_not_depend_on_where_a_run_was_resumed(tiny_qwen2, tmp_path, monkeypatch):

@@ -96,6 +96,22 @@ def test_a_common_beginning_run_once_gives_the_same_gradient(
     assert relative_difference(once, repeated) < EXACT
 
 
+def test_equal_prompts_and_prompts_that_begin_others_share_their_beginning(policies, monkeypatch):
+    """Of which nothing, or nothing but the last token, is left to run for some or all of them."""
+    batch = make_batch([1] * 5, [[3, 5], [4], [2, 6], [1], [7, 2]])
+    for lengths in ([9] * 5, [9, 9, 12, 20, 9], [9, 10, 10, 10, 11], [1, 9, 9, 1, 4]):
+        prompts = [
+            replace(g.prompt, token_ids=tuple(range(50, 50 + n))) for g, n in zip(batch.groups, lengths, strict=True)
+        ]
+        groups = tuple(replace(g, prompt=prompt) for g, prompt in zip(batch.groups, prompts, strict=True))
+        alike = replace(batch, groups=groups)
+        repeated = gradients(make_learner(plain(policies[0]), beta=0.04), alike)
+        with monkeypatch.context() as patch:
+            patch.setattr(batching, "MIN_SAVED_TOKENS", 1)
+            once = gradients(make_learner(own(policies[0]), beta=0.04), alike)
+        assert relative_difference(once, repeated) < EXACT
+
+
 def test_a_common_beginning_is_counted_once_where_it_pays(policies, monkeypatch):
     batch = with_common_beginning(make_batch([5] * 6, [[3, 4]] * 6), 40)
     rows = batching.rows_to_compute(batch, make_learner(policies[0]).settings)
