@@ -10,9 +10,9 @@ import torch
 from builders import gradients, make_batch, make_config, make_learner, make_policy, relative_difference
 
 from reinforge.errors import SetupError
-from reinforge.insight.memory import Load
+from reinforge.insight.memory import Load, Pass
 from reinforge.learner import microbatch
-from reinforge.learner.microbatch import device_bytes, plan_memory
+from reinforge.learner.microbatch import device_bytes, pass_of, plan_memory
 from reinforge.learner.update import LocalLearner
 from reinforge.policy import attention
 from reinforge.policy.out_of_memory import is_out_of_memory
@@ -227,6 +227,13 @@ def test_the_reference_is_run_once_for_each_batch(tiny_qwen2, num_iterations):
 def test_a_size_that_was_asked_for_is_taken(tiny_qwen2):
     learner = make_learner(make_policy(tiny_qwen2), tokens_per_microbatch=10**6)
     assert learner.update(make_batch([5], [[4, 5]])).metrics["policy/microbatch_tokens"] == 10**6
+
+
+def test_the_plan_knows_how_the_policy_runs(tiny_qwen2):
+    assert pass_of(make_policy(tiny_qwen2), make_config()) == Pass(own_network=True)
+    config = make_config(lora={"lora_dropout": 0.1}, gradient_checkpointing=True)
+    expected = Pass(own_network=False, has_dropout=True, recomputes=True)
+    assert pass_of(make_policy(tiny_qwen2, dropout=0.1), config) == expected
 
 
 def test_the_plan_of_a_policy_goes_by_all_memory_there_is(tiny_qwen2, monkeypatch):
