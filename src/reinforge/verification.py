@@ -31,7 +31,7 @@ class Verification:
     """`state` (weights and optimizer) and `rows` hashes."""
     again: dict[str, str]
     changed_since: tuple[str, ...] = ()
-    """How the run computes otherwise from a later step on; this one was computed again in the later way."""
+    """How the run computes otherwise since steps after the checkpoint; all was computed again in the later way."""
 
     @property
     def equal(self) -> bool:
@@ -46,7 +46,7 @@ def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> V
     with Run.open(path) as run:
         if not 1 <= step <= run.last_step():
             raise UsageError(f"{path} has steps 1 to {run.last_step()}, not {step}.")
-        stored, changed_since = _hashes(run, step), tuple(machine_changes_after(run, step))
+        stored = _hashes(run, step)
     earlier = [checkpoint for checkpoint in list_checkpoints(path) if checkpoint.step < step]
     with tempfile.TemporaryDirectory() as folder:
         copy = _copy_of_run(path, Path(folder) / path.name, [checkpoint.path for checkpoint in earlier[-1:]])
@@ -57,7 +57,8 @@ def verify(run_path: Path | str, step: int, watcher: Watcher | None = None) -> V
                 updates = RewardUpdates(run, built.grader)
                 steering = loop.Steering(before_step=updates.before_step, until_step=step)
                 loop.train(built.task, built.roles, run, watcher, state, steering)
-                return Verification(step, state.step, stored, _hashes(run, step), changed_since)
+                changes = tuple(machine_changes_after(run, state.step + 1))
+                return Verification(step, state.step, stored, _hashes(run, step), changes)
             finally:
                 built.close()
 

@@ -101,7 +101,7 @@ def test_verify_says_so_when_a_stored_hash_differs(trained: Path, capsys: pytest
     assert "slots" not in told
     assert reinforge(["verify", f"{copy}@2"]) == 1
     told = capsys.readouterr().out
-    assert told.endswith("in another way, as this did: slots = 8 instead of 256 from step 3 on, as asked\n")
+    assert told.endswith("computed as the run does now: slots = 8 instead of 256 from step 3 on, as asked\n")
 
 
 def test_resume_of_a_run_that_is_done_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]):

@@ -332,7 +332,7 @@ def verify_command(context: click.Context, step: str, runs_dir: Path, as_json: b
         verdict = "equal" if found.equal else "DIFFERENT"
         click.echo(f"step {found.step}, computed again from the checkpoint at step {found.from_step}: {verdict}")
         for change in () if found.equal else found.changed_since:
-            click.echo(f"since then the run computes in another way, as this did: {visible(change)}")
+            click.echo(f"all of it was computed as the run does now: {visible(change)}")
     context.exit(0 if found.equal else 1)
 
 
