@@ -1,5 +1,6 @@
 """Our own network computes what transformers' modules compute, forwards and backwards."""
 
+import re
 import shutil
 
 import pytest
@@ -11,6 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from reinforge.config import LoraParams
 from reinforge.demo import recipe_folder
+from reinforge.inference import adapters
+from reinforge.inference.adapters import sampling_copy
 from reinforge.policy import attention, blocks, network, rotation, two_part_attention
 from reinforge.policy.blocks import Norm
 from reinforge.policy.logit_gap import logit_gap
@@ -131,24 +134,53 @@ def changed(folder, target, **config):
     return target
 
 
+SLOWER = "Qwen2ForCausalLM is run by transformers' modules, more slowly: "
+
+
 @pytest.mark.parametrize(
-    "config",
+    ("config", "told"),
     [
-        {"hidden_act": "gelu"},
-        {"use_sliding_window": True, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
-        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
+        ({"hidden_act": "gelu"}, [SLOWER + "its activation is gelu."]),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
+            [SLOWER + "its positions are dynamic."],
+        ),
+        ({"use_sliding_window": True, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}, []),
     ],
 )
-def test_a_model_with_an_unknown_part_is_left_to_transformers(tiny_qwen2, tmp_path, config):
+def test_a_model_with_an_unknown_part_is_left_to_transformers_and_told(tiny_qwen2, tmp_path, config, told):
     folder = changed(tiny_qwen2, tmp_path / "model", **config)
     policy = load_policy(str(folder), LoraParams(rank=2), seed=0, device="cpu")
     assert policy.network is None
+    assert [note for note in policy.notes if "more slowly" in note] == told
+    assert policy.notes  # the one with a window is told to be slow before
+
+
+def test_a_class_it_does_not_know_is_told(tmp_path):
+    config = AutoConfig.for_model(
+        "qwen2_moe", vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, moe_intermediate_size=16, shared_expert_intermediate_size=16, num_experts=4,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    policy = load_policy(str(tmp_path), LoraParams(rank=2), seed=0, device="cpu")
+    assert policy.shares_prefix
+    assert policy.notes == (
+        "Qwen2MoeForCausalLM is run by transformers' modules, more slowly: only Qwen2, Qwen3 and Llama run on our own "
+        "network.",
+    )
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_adapters_and_dtypes_it_does_not_compute_are_left_to_transformers(tiny_qwen2):
-    assert make_policy(tiny_qwen2, dropout=0.1).network is None
-    assert load_policy(str(tiny_qwen2), LoraParams(rank=2), seed=0, dtype="float16", device="cpu").network is None
+    for policy, reason in (
+        (make_policy(tiny_qwen2, dropout=0.1), "its adapters have dropout."),
+        (
+            load_policy(str(tiny_qwen2), LoraParams(rank=2), seed=0, dtype="float16", device="cpu"),
+            "its weights are float16 and on cpu, not float32 or bfloat16 on one CPU or CUDA GPU.",
+        ),
+    ):
+        assert policy.network is None
+        assert policy.notes == (SLOWER + reason,)
     model = AutoModelForCausalLM.from_pretrained(tiny_qwen2)
     assert Network.of(model) is None  # its own weights are trained
     model.requires_grad_(False)
@@ -159,9 +191,23 @@ def test_adapters_and_dtypes_it_does_not_compute_are_left_to_transformers(tiny_q
 
 def test_a_network_that_computes_something_else_is_not_used(tiny_qwen2, monkeypatch):
     policy = make_policy(tiny_qwen2)
-    assert find_network(policy.model) is not None
+    told = []
+    assert find_network(policy.model, told.append) is not None
+    assert told == []
     monkeypatch.setattr(network, "_norm", lambda module: Norm(module.weight.detach(), 1e-2))
-    assert find_network(policy.model) is None
+    assert find_network(policy.model, told.append) is None
+    assert re.fullmatch(re.escape(SLOWER) + r"logits differ by \S+ of the largest, allowed is 1e-04\.", *told)
+
+
+def test_a_network_that_draws_other_tokens_is_not_sampled_from(tiny_qwen2, monkeypatch):
+    policy = make_policy(tiny_qwen2)
+    model, told = sampling_copy(policy.model).model, []
+    monkeypatch.setattr(adapters, "step_gap", lambda network, model: 0.5)
+    assert adapters.sampling_network(model, policy.shares_prefix, told.append) is None
+    assert told == [
+        "Qwen2ForCausalLM is sampled from by transformers' modules, more slowly: logits differ by 5.0e-01 of the "
+        "largest, allowed is 1e-04."
+    ]
 
 
 def test_linear_positions_and_a_second_table(tiny_llama, tmp_path, monkeypatch):

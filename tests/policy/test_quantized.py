@@ -81,6 +81,7 @@ def test_all_linear_layers_but_the_head_are_in_4_bits_and_the_adapter_is_float32
     assert policy.notes[0].startswith("14 linear layers in 4 bits: ")
     assert policy.shares_prefix
     assert policy.network is None
+    assert policy.notes[1].endswith(" is run by transformers' modules, more slowly: its base is quantized.")
     assert (logits(policy.model) - logits(plain.model)).abs().max() > 0.1, "nothing was rounded"
 
 

@@ -108,7 +108,7 @@ def build(
         renderer = Renderer.from_folder(policy.folder, today=started)
         task = make_task(config, renderer, policy, train_examples, heldout_examples, tell)
         tell(f"{len(task.train_prompts):,} prompts to train on, {len(task.heldout_prompts):,} held out")
-        sampler = make_sampler(policy, renderer, config.sampling_params, task.max_tokens, config.slots)
+        sampler = make_sampler(policy, renderer, config.sampling_params, task.max_tokens, config.slots, tell=tell)
         learning_rate = _learning_rate(config, total - trainable, tell)
         learner = _make_learner(policy, task, learning_rate, recorded.tokens, tell)
     except BaseException:
@@ -134,10 +134,17 @@ def make_sampler(
     max_tokens: int,
     slots: int,
     keep_bytes: int = 0,
+    tell: Tell | None = None,
 ) -> Engine:
     """A sampler on a copy of the policy that shares the base's tensors. With `keep_bytes` it remembers what it computed
-    from call to call, which a run that is to be resumed bitwise must not."""
+    from call to call, which a run that is to be resumed bitwise must not. `tell` is told what makes it slower than the
+    policy's own notes say."""
     own = sampling_copy(policy.model)
+    slower: list[str] = []
+    network = sampling_network(own.model, policy.shares_prefix, slower.append)
+    if tell is not None:
+        for note in set(slower) - set(policy.notes):
+            tell(note)
     return Engine(
         own.model,
         sampling_params=params,
@@ -147,7 +154,7 @@ def make_sampler(
         slots=slots,
         shared_prefix=policy.shares_prefix,
         load_weights=own.load,
-        network=sampling_network(own.model, policy.shares_prefix),
+        network=network,
         keep_bytes=keep_bytes,
     )
 

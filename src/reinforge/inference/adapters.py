@@ -9,7 +9,7 @@ by row (`adapter_bank.py`). None ever writes a tensor of the base.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reinforge.errors import ModelError
-from reinforge.policy.logit_gap import is_rounding
-from reinforge.policy.model import find_network
+from reinforge.policy.model import find_network, gap_reason
 from reinforge.policy.network import Network
 from reinforge.policy.quantized import shared_states
 from reinforge.policy.slots import step_gap
@@ -96,13 +95,21 @@ def base_copy(policy_model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
-def sampling_network(model: PreTrainedModel, shares_prefix: bool) -> Network | None:
-    """Our own network on a copy's weights, where it is known to give the copy's logits for a prefix and a step."""
-    network = find_network(model) if shares_prefix else None
+def sampling_network(
+    model: PreTrainedModel, shares_prefix: bool, tell: Callable[[str], None] | None = None
+) -> Network | None:
+    """Our own network on a copy's weights, where it is known to give the copy's logits for a prefix and a step; else
+    `tell` is told why not."""
+    network = find_network(model, tell) if shares_prefix else None
     if network is None:
         return None
     network.adopt_weights()
-    return network if is_rounding(step_gap(network, model), network.dtype) else None
+    reason = gap_reason(step_gap(network, model), network.dtype)
+    if reason is None:
+        return network
+    if tell is not None:
+        tell(f"{type(model).__name__} is sampled from by transformers' modules, more slowly: {reason}.")
+    return None
 
 
 def _share(model: PreTrainedModel) -> PreTrainedModel:

@@ -29,7 +29,7 @@ from reinforge.errors import ModelError, SetupError
 from reinforge.policy import attention, dropout, quantized
 from reinforge.policy.counter_random import stream_key
 from reinforge.policy.logit_gap import is_rounding, max_gap
-from reinforge.policy.network import Network, largest_gap
+from reinforge.policy.network import Network, largest_gap, unknown_part
 from reinforge.types import Adapter
 
 _OTHER_LORA = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "modules_to_save", "layers_to_transform")
@@ -133,18 +133,32 @@ def load_policy(
         peft_model = get_peft_model(model, config, autocast_adapter_dtype=True)
     peft_model.eval()
     keys = dropout.install(peft_model, lora.lora_dropout)
-    network = find_network(model) if shares_prefix else None
+    slower: list[str] = []
+    network = find_network(model, slower.append) if shares_prefix else None
     if network is not None:
         network.adopt_weights()
-    return Policy(cast(PeftModel, peft_model), model, folder, shares_prefix, keys, (*how_loaded, *notes), network)
+    all_notes = (*how_loaded, *notes, *slower)
+    return Policy(cast(PeftModel, peft_model), model, folder, shares_prefix, keys, all_notes, network)
 
 
-def find_network(model: PreTrainedModel) -> Network | None:
-    """The network to run instead of a model with shared-prefix attention: one that knows it and gives its logits."""
-    network = Network.of(model)
-    if network is None or not is_rounding(largest_gap(network, model), network.dtype):
+def find_network(model: PreTrainedModel, tell: Callable[[str], None] | None = None) -> Network | None:
+    """The network to run instead of a model with shared-prefix attention: one that knows it and gives its logits.
+    Where there is none, `tell` is told why."""
+    network, reason = Network.of(model), unknown_part(model)
+    if network is not None:
+        reason = gap_reason(largest_gap(network, model), network.dtype)
+    if reason is None:
+        return network
+    if tell is not None:
+        tell(f"{type(model).__name__} is run by transformers' modules, more slowly: {reason}.")
+    return None
+
+
+def gap_reason(gap: float, dtype: torch.dtype) -> str | None:
+    """In words, why two ways of running a model are not the same; None if they are."""
+    if is_rounding(gap, dtype):
         return None
-    return network
+    return f"logits differ by {gap:.1e} of the largest, allowed is {max_gap(dtype):.0e}"
 
 
 def load_adapter_folder(folder: Path) -> tuple[str, LoraParams, dict[str, Tensor]]:
@@ -296,11 +310,10 @@ def _check_prefix_path(model: PreTrainedModel) -> tuple[bool, tuple[str, ...]]:
     if model.config._attn_implementation != "sdpa":
         return False, (*notes, f"{name} has no SDPA attention: prompts are run once per completion.")
     try:
-        gap = attention.prefix_path_gap(model)
-        reason = f"logits differ by {gap:.1e} of the largest, allowed is {max_gap(model.dtype):.0e}"
+        reason = gap_reason(attention.prefix_path_gap(model), model.dtype)
     except Exception as fault:  # noqa: BLE001 - whatever a foreign model raises here, the answer is the plain path
-        gap, reason = float("inf"), f"{type(fault).__name__}: {fault}"
-    if is_rounding(gap, model.dtype):
+        reason = f"{type(fault).__name__}: {fault}"
+    if reason is None:
         return True, notes
     attention.use_plain_attention(model)
     note = f"{name} does not fit shared-prefix attention ({reason}): prompts are run once per completion."

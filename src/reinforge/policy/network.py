@@ -27,6 +27,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qw
 from reinforge.policy import attention
 from reinforge.policy.attention import PrefixKV
 from reinforge.policy.blocks import Norm, mlp_added, normed, projected
+from reinforge.policy.dropout import KeyedDropout
 from reinforge.policy.logit_gap import logit_gap
 from reinforge.policy.packing import Packing
 from reinforge.policy.products import linear
@@ -35,7 +36,7 @@ from reinforge.policy.stacks import Stack, is_plain
 from reinforge.policy.two_part_attention import Behind, attend, runs_of
 
 _CLASSES = (Qwen2ForCausalLM, Qwen3ForCausalLM, LlamaForCausalLM)
-_DEVICES = ("cpu", "cuda")
+_PLACES = [{f"on {device}", dtype} for device in ("cpu", "cuda") for dtype in ("float32", "bfloat16")]
 _STATIC_POSITIONS = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary positions that do not depend on the sequences computed."""
 
@@ -80,7 +81,7 @@ class Network:
     @classmethod
     def of(cls, model: PreTrainedModel) -> Network | None:
         """The network of a model that this file computes as transformers does, else None."""
-        return cls(model) if _is_known(model) else None
+        return cls(model) if unknown_part(model) is None else None
 
     def adopt_weights(self) -> None:
         """Lay the weights that are computed together below each other in memory, once; for a model whose modules (the
@@ -252,25 +253,34 @@ def _norm(module: Any) -> Norm:
     return Norm(module.weight.detach(), float(module.variance_epsilon))
 
 
-def _is_known(model: PreTrainedModel) -> bool:
-    """Whether class, config, device, dtype and every linear layer are what this file computes."""
-    devices = {p.device for p in model.parameters()}
-    dtypes = {p.dtype for name, p in model.named_parameters() if "lora_" not in name}
-    if type(model) not in _CLASSES or len(devices) > 1 or len(dtypes) > 1 or devices.pop().type not in _DEVICES:
-        return False
-    config, decoder, head = model.config, cast(Any, model).model, model.get_output_embeddings()
+def unknown_part(model: PreTrainedModel) -> str | None:
+    """What this file does not compute of a model's class, config, device, dtype or layers, in words; None: nothing."""
+    if type(model) not in _CLASSES:
+        return "only Qwen2, Qwen3 and Llama run on our own network"
+    config, decoder = model.config, cast(Any, model).model
+    own = [p for name, p in model.named_parameters() if "lora_" not in name]
+    places = {f"on {p.device.type}" for p in model.parameters()} | {str(p.dtype).removeprefix("torch.") for p in own}
     positions = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    sliding = {kind for kind in getattr(config, "layer_types", None) or () if kind != "full_attention"}
+    kinds = set(getattr(config, "layer_types", None) or ())
     linear_layers = [module for layer in decoder.layers for module in _linear_layers(layer)]
-    return (
-        config.hidden_act == "silu"
-        and positions in _STATIC_POSITIONS
-        and not sliding
-        and head is not None
-        and all(is_plain(layer) for layer in [head, *linear_layers])
-        and all(not p.requires_grad for name, p in model.named_parameters() if "lora_" not in name)
-        and all(layer.self_attn.scaling == layer.self_attn.head_dim**-0.5 for layer in decoder.layers)
-    )
+    parts = {
+        "its base is quantized": getattr(config, "quantization_config", None) is not None,
+        f"its weights are {' and '.join(sorted(places))}, not float32 or bfloat16 on one CPU or CUDA GPU": (
+            len({p.device for p in model.parameters()}) > 1 or places not in _PLACES
+        ),
+        f"its activation is {config.hidden_act}": config.hidden_act != "silu",
+        f"its positions are {positions}": positions not in _STATIC_POSITIONS,
+        "its attention has a window": bool(kinds - {"full_attention"}),
+        "weights of its base are trained": any(p.requires_grad for p in own),
+        "its attention is scaled in another way": any(
+            layer.self_attn.scaling != layer.self_attn.head_dim**-0.5 for layer in decoder.layers
+        ),
+        "its adapters have dropout": any(isinstance(module, KeyedDropout) for module in model.modules()),
+        "not all its linear layers are plain ones": not all(
+            is_plain(layer) for layer in [model.get_output_embeddings(), *linear_layers]
+        ),
+    }
+    return next((part for part, is_there in parts.items() if is_there), None)
 
 
 def _linear_layers(layer: Any) -> list[nn.Module]:
