@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 
-from reinforge.data.render import Renderer, TextStream, longest_answer_tokens, max_tokens_for, render_prompts
+from reinforge.data.render import Renderer, longest_answer_tokens, max_tokens_for, render_prompts
 from reinforge.errors import DataError, ModelError
 from reinforge.types import Example
 
@@ -391,24 +389,6 @@ def test_decode_leaves_out_special_and_end_tokens(qwen):
     assert "user\nGröße 🙂\n" in qwen.decode(token_ids)
     assert qwen.decode([]) == ""
     assert qwen.decode([qwen.vocab_size + 5]) == ""
-
-
-@settings(deadline=None)
-@given(data=st.data())
-def test_stream_joins_to_decode(qwen, data):
-    token_ids = data.draw(st.lists(st.integers(0, qwen.vocab_size - 1), max_size=30))
-    stream = TextStream(qwen)
-    pieces = [stream.push(token_id) for token_id in token_ids]
-    assert "".join(pieces) + stream.rest() == qwen.decode(token_ids)
-
-
-def test_stream_holds_back_half_a_character(qwen, folders):
-    tokenizer = Tokenizer.from_file(str(folders["qwen"] / "tokenizer.json"))
-    stream = TextStream(qwen)
-    pieces = [stream.push(token_id) for token_id in tokenizer.encode("a🦊b").ids]
-    assert "\ufffd" not in "".join(pieces)
-    assert "".join(pieces) == "a🦊b"
-    assert stream.rest() == ""
 
 
 # Lengths.

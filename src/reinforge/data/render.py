@@ -115,34 +115,6 @@ class Renderer:
         return tuple(encoding.ids[:num_kept])
 
 
-class TextStream:
-    """Decodes a completion token by token, for stop strings and streaming.
-
-    The pieces and the rest join to `Renderer.decode` of all tokens. A piece is held back while it ends inside a
-    character: then "" comes back and the text follows with a later token.
-    """
-
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
-        self._token_ids: list[int] = []
-        self._context = 0  # decoding starts here: some decoders treat the first token of a text specially
-        self._told = 0  # the text of the tokens before this one has been returned
-
-    def push(self, token_id: int) -> str:
-        """The text this token completes."""
-        self._token_ids.append(token_id)
-        piece = self.rest()
-        if not piece or piece.endswith("\ufffd"):
-            return ""
-        self._context, self._told = self._told, len(self._token_ids)
-        return piece
-
-    def rest(self) -> str:
-        """The text held back so far: the end of a completion cut inside a character."""
-        before = self._renderer.decode(self._token_ids[self._context : self._told])
-        return self._renderer.decode(self._token_ids[self._context :])[len(before) :]
-
-
 def render_prompts(
     examples: Sequence[Example],
     renderer: Renderer,

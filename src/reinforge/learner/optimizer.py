@@ -55,12 +55,6 @@ def set_state_tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter,
     optimizer.state[parameter] = {"step": int(tensors["step"]), **on_device, **(tables if is_8bit else {})}
 
 
-def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Memory of the whole state, without the tables of constants."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return sum(t.nbytes for p in parameters for t in state_tensors(optimizer, p).values())
-
-
 def _table(optimizer: Any, name: str, device: torch.device) -> Tensor:
     """One tensor for all parameters of a device, as bitsandbytes has it."""
     optimizer.name2qmap[name] = optimizer.name2qmap[name].to(device)
