@@ -17,7 +17,7 @@ from reinforge.learner.advantage import advantages
 from reinforge.learner.update import LocalLearner
 from reinforge.policy import attention_kernels, plain_attention
 from reinforge.policy.attention_kernels import CudaFlash, flash_gap
-from reinforge.policy.device import settle
+from reinforge.policy.device import set_arithmetic
 from reinforge.policy.fixed_slots import FixedSlots
 from reinforge.policy.logit_gap import is_rounding, logit_gap
 from reinforge.policy.model import load_policy
@@ -83,7 +83,7 @@ def test_the_plain_form_is_that_of_the_cpu(is_causal):
         out, sums = plain_attention.forward(query, key, value, is_causal, None)
         return out, sums, *plain_attention.backward(grad, query, key, value, out, sums + 0.5, is_causal)
 
-    settle(DEVICE, deterministic=False)
+    set_arithmetic(DEVICE, deterministic=False)
     for expected, found in zip(computed(*given), computed(*(g.to(DEVICE) for g in given)), strict=True):
         torch.testing.assert_close(found.cpu(), expected, atol=1e-5, rtol=1e-5)
 
@@ -140,7 +140,7 @@ def collect_groups(engine):
 @pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation.*:UserWarning")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_deterministic_mode_repeats_and_resumes_bitwise(tiny_qwen2, tmp_path, dtype):
-    settle(DEVICE, deterministic=True)
+    set_arithmetic(DEVICE, deterministic=True)
     try:
         batches = [make_batch([5, 40], [[3, 7, 20], [2, 6, 30]], seed=seed) for seed in range(4)]
 
@@ -164,4 +164,4 @@ def test_deterministic_mode_repeats_and_resumes_bitwise(tiny_qwen2, tmp_path, dt
         assert trained(stop=None) == first
         assert trained(stop=2)[0] == first[0]
     finally:
-        settle(DEVICE, deterministic=False)
+        set_arithmetic(DEVICE, deterministic=False)

@@ -5,8 +5,6 @@ There is no second device on every machine, so the mistake is provoked the other
 gives something else.
 """
 
-import os
-
 import pytest
 import torch
 from builders import gradients, make_batch, make_learner, make_policy
@@ -17,7 +15,6 @@ from reinforge.inference.adapters import sampling_copy, sampling_network
 from reinforge.inference.decoders import NetworkDecoder, SlotDecoder
 from reinforge.inference.engine import Engine
 from reinforge.inference.fixed_decoder import FixedDecoder
-from reinforge.policy.device import settle
 from reinforge.policy.network import Network, largest_gap
 from reinforge.policy.slots import step_gap
 from reinforge.types import Example, Prompt, SampleRequest
@@ -88,24 +85,3 @@ def test_learning(tiny_qwen2, changes, dropout):
         found = gradients(learner, batch)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-
-
-@pytest.fixture
-def torchs_settings():
-    kept = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(kept)
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.usefixtures("torchs_settings")
-def test_deterministic_kernels_are_asked_for_on_cuda_only(monkeypatch):
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    settle(torch.device("cpu"), deterministic=True)
-    assert not torch.are_deterministic_algorithms_enabled()
-    settle(torch.device("cuda"), deterministic=True)
-    assert torch.are_deterministic_algorithms_enabled()
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    assert torch.get_float32_matmul_precision() == "highest"
-    settle(torch.device("cuda"), deterministic=False)
-    assert not torch.are_deterministic_algorithms_enabled()

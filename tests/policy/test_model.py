@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from reinforge.config import LoraParams
-from reinforge.errors import ModelError, SetupError, UsageError
+from reinforge.errors import ModelError, UsageError
 from reinforge.policy import attention
-from reinforge.policy.model import load_adapter_folder, load_policy, pick_device, pick_dtype, pick_threads
+from reinforge.policy.model import load_adapter_folder, load_policy
 from reinforge.policy.subject import find_subject
 from reinforge.types import Adapter
 
@@ -151,24 +151,6 @@ def test_a_damaged_weights_file_is_a_model_error(tiny_qwen2, tmp_path):
     (folder / "model.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(ModelError, match="cannot be loaded"):
         load(folder)
-
-
-def test_devices_dtypes_and_threads():
-    assert pick_dtype("auto", torch.device("cpu")) is torch.float32
-    assert pick_dtype("bfloat16", torch.device("cpu")) is torch.bfloat16
-    for unknown in ("gpu", "meta", "cpu:x"):
-        with pytest.raises(SetupError, match=f"'{unknown}' is unknown"):
-            pick_device(unknown)
-    with pytest.raises(SetupError, match=r"cpu:1, but the last of its kind is cpu:0"):
-        pick_device("cpu:1")
-    if not torch.backends.mps.is_available():
-        with pytest.raises(SetupError, match="no Apple GPU"):
-            pick_device("mps")
-    if not torch.cuda.is_available():
-        with pytest.raises(SetupError, match="no CUDA GPU"):
-            pick_device("cuda")
-    assert pick_threads(None, 10**6) == 1
-    assert pick_threads(3, 10**6) == 3
 
 
 def test_runs_without_a_checkpoint_have_no_adapter(tmp_path):

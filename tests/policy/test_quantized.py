@@ -105,7 +105,7 @@ def test_checkpointed_layers_give_the_same_gradients(tiny_qwen2):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_base_is_never_written_and_passes_without_a_gradient_compute_the_same(tiny_qwen2, dtype):
-    """On processors with bfloat16 arithmetic, bitsandbytes alone does neither (see quantized.settle)."""
+    """On processors with bfloat16 arithmetic, bitsandbytes alone does neither (see quantized.compute_in)."""
     policy, batch = load(tiny_qwen2, load_in_4bit=True, dtype=dtype), make_batch(*SHAPES)
     before = base_bytes(policy)
     with_gradient = logits(policy.model, grad=True)
@@ -166,7 +166,7 @@ def test_what_cannot_be_in_4_bits_is_refused(tiny_qwen2, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"quantized already \(quant_method = gptq\)"):
         load(folder, load_in_4bit=True)
     with pytest.raises(ModelError, match="finds no linear layer in Embedding"):
-        quantized.settle(nn.Embedding(4, 4), torch.float32)
+        quantized.compute_in(nn.Embedding(4, 4), torch.float32)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(SetupError, match=r"load_in_4bit needs the package bitsandbytes\. pip install 'reinforge\["):
         load(tiny_qwen2, load_in_4bit=True)

@@ -17,8 +17,7 @@ from reinforge.data.load import load_data
 from reinforge.data.render import Renderer
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.inference.engine import Engine
-from reinforge.policy.device import settle
-from reinforge.policy.model import pick_device, pick_threads
+from reinforge.policy.device import pick_device, pick_threads, set_arithmetic
 from reinforge.policy.subject import Subject
 from reinforge.types import Prompt
 
@@ -49,7 +48,7 @@ def evaluation(
             examples = load_examples(config.data.model_copy(update={"path": data}), base_dir)
         else:
             _, examples = load_data(config.data, base_dir, config.seed, rows, tell)
-        settle(pick_device(config.device), deterministic=config.deterministic)
+        set_arithmetic(pick_device(config.device), deterministic=config.deterministic)
         policy = subject.load(
             dtype=config.dtype,
             device=config.device,

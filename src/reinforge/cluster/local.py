@@ -29,8 +29,8 @@ from reinforge.learner.schedule import default_learning_rate
 from reinforge.learner.update import LocalLearner
 from reinforge.loop import Task
 from reinforge.model_files import fingerprint_model
-from reinforge.policy.device import settle
-from reinforge.policy.model import Policy, load_policy, pick_device, pick_threads
+from reinforge.policy.device import pick_device, pick_threads, set_arithmetic
+from reinforge.policy.model import Policy, load_policy
 from reinforge.policy.quantized import bitsandbytes_for
 from reinforge.roles import Roles
 from reinforge.types import Example, Score
@@ -90,7 +90,7 @@ def build(
         _tell_warnings(grader, config, train_examples, tell)
         for line in grader.access_lines():
             tell(line)
-        settle(pick_device(config.device), deterministic=config.deterministic)
+        set_arithmetic(pick_device(config.device), deterministic=config.deterministic)
         policy = load_policy(
             config.base_model,
             config.lora,

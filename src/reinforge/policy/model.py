@@ -7,7 +7,6 @@ no Python code that comes with a model runs unless asked for by name.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -25,22 +24,16 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from reinforge.config import LoraParams
-from reinforge.errors import ModelError, SetupError
+from reinforge.errors import ModelError
 from reinforge.policy import attention, dropout, quantized
 from reinforge.policy.counter_random import stream_key
+from reinforge.policy.device import pick_device, pick_dtype
 from reinforge.policy.logit_gap import is_rounding, max_gap
 from reinforge.policy.network import Network, largest_gap, unknown_part
 from reinforge.types import Adapter
 
 _OTHER_LORA = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "modules_to_save", "layers_to_transform")
 """Settings of PEFT that change what an adapter computes."""
-
-_NUM_DEVICES: dict[str, Callable[[], int]] = {
-    "cpu": lambda: 1,
-    "cuda": torch.cuda.device_count,
-    "mps": lambda: int(torch.backends.mps.is_available()),
-}
-"""How many of each kind torch can compute on here."""
 
 _MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
@@ -211,40 +204,6 @@ def resolve_folder(base_model: str) -> Path:
         ) from fault
 
 
-def pick_device(device: str) -> torch.device:
-    """auto: CUDA, then Apple's GPU, then CPU."""
-    if device != "auto":
-        try:
-            chosen = torch.device(device)
-        except RuntimeError:
-            chosen = None
-        if chosen is None or chosen.type not in _NUM_DEVICES:
-            raise SetupError(f"device = {device!r} is unknown.", hint="Use cpu, cuda, cuda:1 or mps.")
-        number = _NUM_DEVICES[chosen.type]()
-        if not number:
-            name = {"cuda": "CUDA GPU", "mps": "Apple GPU"}[chosen.type]
-            raise SetupError(f"device = {device}, but torch sees no {name}.", hint="Set device = cpu or auto.")
-        if chosen.index is not None and chosen.index >= number:
-            last = f"{chosen.type}:{number - 1}"
-            raise SetupError(f"device = {device}, but the last of its kind is {last}.", hint=f"Set device = {last}.")
-        return chosen
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
-
-
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """auto: bfloat16 on GPUs that compute in it, else float32 (S2-034)."""
-    if dtype != "auto":
-        return cast(torch.dtype, getattr(torch, dtype))
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-
-
-def pick_threads(threads: int | None, num_parameters: int) -> int:
-    """Small models lose by sharing a step between threads (measured at 0.3M and 5M parameters)."""
-    return threads or (1 if num_parameters < 20_000_000 else os.cpu_count() or 1)
-
-
 def _load_base(
     folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool, load_in_4bit: bool
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
@@ -279,7 +238,7 @@ def _load_base(
         )
     model.requires_grad_(False)
     if in_4bit:
-        return cast(PreTrainedModel, model.eval()), (quantized.settle(model, dtype),)
+        return cast(PreTrainedModel, model.eval()), (quantized.compute_in(model, dtype),)
     return cast(PreTrainedModel, model.eval().to(device)), ()
 
 

@@ -27,7 +27,7 @@ def import_bitsandbytes() -> ModuleType | None:
 
     Where the package `kernels` is installed and the processor computes in bfloat16, bitsandbytes fetches compiled code
     from the hub while it is imported, and without that package it complains on stderr. The code is for a path that
-    `settle` turns off, so it is neither fetched nor missed.
+    `compute_in` turns off, so it is neither fetched nor missed.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         return None
@@ -81,7 +81,7 @@ def load_options(model_config: Mapping[str, Any], device: torch.device, *, wante
     return options
 
 
-def settle(model: nn.Module, dtype: torch.dtype) -> str:
+def compute_in(model: nn.Module, dtype: torch.dtype) -> str:
     """Let every 4-bit layer compute in `dtype` on one path, with gradients or without; says what was quantized.
 
     On processors that compute in bfloat16, bitsandbytes would otherwise pack a layer's weights anew when it first runs
