@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,7 +34,7 @@ from reinforge.learner.schedule import learning_rate_at
 from reinforge.policy import attention
 from reinforge.policy.attention import PrefixKV
 from reinforge.policy.model import Policy
-from reinforge.policy.network import Network
+from reinforge.policy.network import prompts_pass
 from reinforge.policy.out_of_memory import give_back, is_out_of_memory, memory_error, telling_when_memory_runs_out
 from reinforge.types import Adapter, Batch, Group, Update
 
@@ -346,16 +345,6 @@ def _first_row_of_each_prompt(chunk: Chunk) -> list[Row]:
         for row in rows:
             first.setdefault(chunk.prompt_of_group[row.place[0]], row)
     return [first[i] for i in range(len(chunk.prompts))]
-
-
-def prompts_pass(network: Network, ids_NL: Tensor, lengths_N: Tensor, num_common: int, *, recompute: bool) -> PrefixKV:
-    """Run prefixes that begin with the same `num_common` tokens: these once, and the rest of each behind them."""
-    if not num_common:
-        return network.prefix_pass(ids_NL, lengths_N, recompute=recompute)
-    common = network.prefix_pass(ids_NL[:1, :num_common], lengths_N.new_tensor([num_common]), recompute=recompute)
-    behind = (common, torch.zeros_like(lengths_N))
-    own = network.prefix_pass(ids_NL[:, num_common:], lengths_N - num_common, behind=behind, recompute=recompute)
-    return replace(own, common=common)
 
 
 def _padded(values_T: Tensor, like_BT: Tensor) -> Tensor:

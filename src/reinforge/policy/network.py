@@ -15,7 +15,7 @@ query heads, K key/value heads, G = H / K, D head size, E hidden size, I = H D, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -199,6 +199,16 @@ class Network:
             query, key, value = heads.split((heads.shape[2] - 2 * self.num_kv_heads, *[self.num_kv_heads] * 2), dim=2)
             heads = torch.cat([normed(query, layer.query_norm), normed(key, layer.key_norm), value], dim=2)
         return heads_split(heads, *turns, self.num_kv_heads)
+
+
+def prompts_pass(network: Network, ids_NL: Tensor, lengths_N: Tensor, num_common: int, *, recompute: bool) -> PrefixKV:
+    """Run prefixes that begin with the same `num_common` tokens: these once, and the rest of each behind them."""
+    if not num_common:
+        return network.prefix_pass(ids_NL, lengths_N, recompute=recompute)
+    common = network.prefix_pass(ids_NL[:1, :num_common], lengths_N.new_tensor([num_common]), recompute=recompute)
+    behind = (common, torch.zeros_like(lengths_N))
+    own = network.prefix_pass(ids_NL[:, num_common:], lengths_N - num_common, behind=behind, recompute=recompute)
+    return replace(own, common=common)
 
 
 def _stand_behind(prefix: PrefixKV, prefix_of_B: Tensor) -> tuple[list[list[Behind]], Tensor]:
