@@ -118,6 +118,8 @@ def test_when_nothing_fits_the_run_ends_at_a_checkpoint_and_goes_on_with_less(co
         "slots = 8 instead of 256 from step 3 on, as asked",
     }
     assert told < set(watcher.texts)
+    (line,) = (text for text in watcher.texts if text.startswith("memory: about"))
+    assert line.endswith("micro-batches of up to 64 tokens")
     assert set(verify(path, 2).changed_since) == told
     assert not verify(path, 3).changed_since
     with Run.open(path) as run:

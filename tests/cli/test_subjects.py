@@ -141,6 +141,24 @@ def test_a_long_chat_forgets_its_beginning_and_a_long_message_is_refused(
     assert "Leave it out (256), or give less." in capsys.readouterr().err
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_message_that_is_too_long_is_told_and_the_chat_goes_on(
+    tiny_qwen2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    arguments = (str(tiny_qwen2), "--max-tokens", "4", "--temperature", "0")
+    expected = chat(monkeypatch, capsys, "hello\nagain\n", *arguments)
+    assert expected != chat(monkeypatch, capsys, "hello\n/new\nagain\n", *arguments)
+    monkeypatch.setattr("sys.stdin", Terminal("hello\n" + "x" * 600 + "\nagain\n"))
+    assert reinforge(["chat", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert out == expected
+    assert "Shorten it, or lower --max-tokens." in err
+
+
 def test_chat_with_several_answers_as_each_alone_does(
     trained: Path, tiny_qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -153,7 +171,10 @@ def test_chat_with_several_answers_as_each_alone_does(
     strengthened(tmp_path / "other")
     subjects = [str(tiny_qwen2), str(run), str(tmp_path / "other")]
     options = ("--max-tokens", "6", "--temperature", "0")
-    together = chat(monkeypatch, capsys, "hello\nagain\n", *subjects, subjects[1], *options)
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nagain\n"))
+    assert reinforge(["chat", *subjects, subjects[1], *options]) == 0
+    together, told = capsys.readouterr()
+    assert "What is named twice answers once." in told
     alone = [chat(monkeypatch, capsys, "hello\nagain\n", subject, *options) for subject in subjects]
     first = [chat(monkeypatch, capsys, "hello\n", subject, *options) for subject in subjects]
     assert len(set(alone)) == 3

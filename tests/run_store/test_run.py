@@ -389,6 +389,14 @@ def test_summary_says_what_a_list_needs(run: Run):
     }  # fmt: skip
 
 
+def test_the_reward_of_a_summary_is_that_of_the_newest_step_that_sampled(tmp_path: Path):
+    with Run.create(tmp_path / "runs", "twice", CONFIG | {"num_iterations": 2}, {}) as run:
+        assert run.summary()["reward_mean"] is None
+        run.record_step(make_record(1))
+        run.record_step(replace(make_record(2), metrics={"policy/loss": 0.1}, groups=(), advantages_PG=()))
+        assert run.summary()["reward_mean"] == 1 / 7
+
+
 def test_runs_are_listed_newest_first(run: Run, tmp_path: Path):
     parent = run.path.parent
     (parent / "not a run").mkdir()

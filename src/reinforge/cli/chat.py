@@ -52,6 +52,8 @@ def chat_command(
     line with its name, and draw with the same random numbers.
     """
     found = {find_subject_name(subject, runs_dir): subject for subject in subjects}
+    if len(found) < len(subjects):
+        say("What is named twice answers once.")
     with ExitStack() as errors:
         for subject in subjects:
             errors.enter_context(subject_errors(subject, runs_dir))
@@ -63,7 +65,14 @@ def chat_command(
             conversation.forget()
             say("forgotten")
         elif line:
-            for subject, answer in zip(found.values(), conversation.answers(line), strict=True):
+            try:
+                answers = conversation.answers(line)
+            except UsageError as error:  # a person can say it shorter; what a pipe holds was meant as a whole
+                if not sys.stdin.isatty():
+                    raise
+                say(f"{error}")
+                continue
+            for subject, answer in zip(found.values(), answers, strict=True):
                 if len(found) > 1:
                     click.secho(f"[{visible(subject)}]", bold=True)
                 click.echo(visible(answer) if sys.stdout.isatty() else answer)
@@ -147,42 +156,38 @@ class Conversation:
             talk.said = []
 
     def answers(self, message: str) -> list[str]:
-        """The next words of each model."""
+        """The next words of each model. UsageError, and nothing is forgotten, if the message alone is too long."""
         from reinforge.types import SampleRequest
 
+        kept = [self._kept(talk, message) for talk in self._talks]
+        draw = (self._seed, self._turn, 0)
         requests = [
-            SampleRequest(
-                self._prompt(talk, message),
-                1,
-                (self._seed, self._turn, 0),
-                greedy=self._greedy,
-                adapter=talk.adapter,
-            )
-            for talk in self._talks
+            SampleRequest(prompt, 1, draw, greedy=self._greedy, adapter=talk.adapter)
+            for talk, (_, prompt) in zip(self._talks, kept, strict=True)
         ]
         texts = {place: completion.text for place, completion in self._sampler.sample(requests)}
         self._turn += 1
         for place, talk in enumerate(self._talks):
-            talk.said.append({"role": "assistant", "content": texts[place]})
+            talk.said = [*kept[place][0], {"role": "assistant", "content": texts[place]}]
         return [texts[place] for place in range(len(self._talks))]
 
-    def _prompt(self, talk: _Talk, message: str) -> Prompt:
-        """When the window is full, the oldest messages are forgotten, two at a time."""
+    def _kept(self, talk: _Talk, message: str) -> tuple[list[dict[str, Any]], Prompt]:
+        """What is said with this message, and its prompt. When the window is full, the oldest messages are left out,
+        two at a time."""
         from reinforge.types import Example
 
-        talk.said.append({"role": "user", "content": message})
-        prompt = self._renderer.prompt(Example(self._turn, (*talk.system, *talk.said)))
+        said = [*talk.said, {"role": "user", "content": message}]
+        prompt = self._renderer.prompt(Example(self._turn, (*talk.system, *said)))
         while prompt.num_tokens > self._longest_prompt:
-            if len(talk.said) == 1:
-                self.forget()
+            if len(said) == 1:
                 raise UsageError(
                     f"The message has {prompt.num_tokens} tokens; with answers of {self._max_tokens} the model's window"
                     f" takes {self._longest_prompt}.",
                     hint="Shorten it, or lower --max-tokens.",
                 )
-            talk.said = talk.said[2:]
-            prompt = self._renderer.prompt(Example(self._turn, (*talk.system, *talk.said)))
-        return prompt
+            said = said[2:]
+            prompt = self._renderer.prompt(Example(self._turn, (*talk.system, *said)))
+        return said, prompt
 
 
 def _system_messages(subject: Subject, given: str | None) -> list[dict[str, Any]]:

@@ -193,13 +193,14 @@ def _make_learner(
         task.config,
         max_tokens=task.max_tokens,
         learning_rate=learning_rate,
-        tokens_per_microbatch=_planned_tokens(policy, task, recorded.get(0), tell),
+        tokens_per_microbatch=_planned_tokens(policy, task, recorded, tell),
         recorded_tokens=recorded,
     )
 
 
-def _planned_tokens(policy: Policy, task: Task, recorded: int | None, tell: Tell) -> int | None:
-    """Of a micro-batch, with a line that says where memory goes; None where the model is not known well enough."""
+def _planned_tokens(policy: Policy, task: Task, recorded: Mapping[int, int], tell: Tell) -> int | None:
+    """Of a micro-batch, with a line that says where memory goes with those that the run has come to; None where the
+    model is not known well enough."""
     config, params = task.config, task.config.eval
     evaluated = len(task.heldout_prompts[: params.max_prompts])
     load = Load(
@@ -211,10 +212,11 @@ def _planned_tokens(policy: Policy, task: Task, recorded: int | None, tell: Tell
         longest_evaluation=evaluated * (params.samples_per_prompt + params.greedy),
         lag=config.max_policy_lag,
     )
-    plan = plan_memory(policy, config, load, recorded)
+    plan = plan_memory(policy, config, load, recorded.get(0))
     if plan is None:
-        return recorded
-    tell(plan.in_words())
+        return recorded.get(0)
+    now = plan_memory(policy, config, load, recorded[max(recorded)]) if recorded else plan
+    tell((now or plan).in_words())
     return plan.tokens_per_microbatch
 
 

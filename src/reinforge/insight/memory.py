@@ -205,9 +205,17 @@ class MemoryPlan:
         """  # noqa: E501
         parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in self.parts().items() if size >= 5e7)
         total = "" if self.total is None else f" of {self.total / 1e9:.1f}"
-        tokens = f"micro-batches of up to {self.tokens_per_microbatch} tokens"
+        tokens = f"micro-batches of up to {counted_tokens(self.tokens_per_microbatch)}"
         warning = "" if self.total is None or self.peak <= self.total else "; that is more than there is"
         return f"memory: about {self.peak / 1e9:.1f} GB{total}: {parts}; {tokens}{warning}"
+
+
+def counted_tokens(number: int) -> str:
+    """
+    >>> counted_tokens(1), counted_tokens(2048)
+    ('1 token', '2048 tokens')
+    """
+    return f"{number} token{'s' * (number != 1)}"
 
 
 def memory_plan(

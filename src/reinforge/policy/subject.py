@@ -75,13 +75,13 @@ def load_base_of(subjects: Mapping[str, Subject]) -> tuple[Policy, dict[str, tup
         if folders[other] != folders[first]:
             raise UsageError(
                 f"{first} is on the base model {base_models[first]}, {other} on {base_models[other]}.",
-                hint="Side by side, all must share one base model.",
+                hint="Side by side, all must share one base model; talk to each by itself: reinforge chat NAME.",
             )
     in_4bit = {name: subjects[name].trained_in_4bit for name in adapters}
     if len(set(in_4bit.values())) > 1:
         raise UsageError(
             f"{', '.join(name for name in in_4bit if in_4bit[name])}: trained on a base in 4 bits, the rest not.",
-            hint="Compare them apart.",
+            hint="Talk to each by itself: reinforge chat NAME.",
         )
     return load_policy(base_models[first], LoraParams(rank=1), seed=0, load_in_4bit=any(in_4bit.values())), adapters
 

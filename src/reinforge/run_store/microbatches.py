@@ -20,13 +20,17 @@ def memory_ran_out(step: int, tokens: int) -> Event:
     >>> memory_ran_out(7, 512).message
     'memory ran out in step 7: micro-batches of up to 512 tokens from there on'
     """
-    message = f"memory ran out in step {step}: micro-batches of up to {tokens} tokens from there on"
+    message = f"memory ran out in step {step}: micro-batches of up to {tokens} token{'s' * (tokens != 1)} from there on"
     return Event(CHANGED, message, level="warning", data={"step": step, "tokens": tokens})
 
 
 def asked_for(step: int, tokens: int) -> Event:
-    """A change by people, from a step on."""
-    message = f"micro-batches of up to {tokens} tokens from step {step} on, as asked"
+    """A change by people, from a step on.
+
+    >>> asked_for(13, 1).message
+    'micro-batches of up to 1 token from step 13 on, as asked'
+    """
+    message = f"micro-batches of up to {tokens} token{'s' * (tokens != 1)} from step {step} on, as asked"
     return Event(CHANGED, message, data={"step": step, "tokens": tokens})
 
 

@@ -279,7 +279,8 @@ class Run(RowReader):
         """One line of `reinforge runs list`: plain JSON values."""
         status, reason = self.status()
         last = self.last_step()
-        metrics = self.steps(first=last)[0].metrics if last else {}
+        latest = self.steps(first=max(1, last + 1 - self.config().get("num_iterations", 1)))
+        rewards = [row.metrics["reward/mean"] for row in latest if "reward/mean" in row.metrics]
         evaluations = [evaluation for evaluation in self.evaluations() if "score" in evaluation]
         return {
             "id": self.about["id"],
@@ -288,7 +289,7 @@ class Run(RowReader):
             "reason": reason,
             "step": last,
             "steps": self.config().get("train_steps"),
-            "reward_mean": metrics.get("reward/mean"),
+            "reward_mean": rewards[-1] if rewards else None,
             "heldout_before": evaluations[0]["score"] if evaluations else None,
             "heldout_after": evaluations[-1]["score"] if len(evaluations) > 1 else None,
             "started": self.about["created"],
