@@ -83,7 +83,7 @@ class Stopwatch:
 def watch(stopwatch: Stopwatch) -> None:
     """Put the stopwatch around the functions that make up a step; call before anything is built."""
     places: list[tuple[Any, str, str]] = [
-        (decoders.NetworkDecoder, "prefill", "prefill"),
+        (decoders.NetworkRows, "prefill", "prefill"),
         (slots.NetworkSlots, "place", "prompts into slots"),
         (slots.NetworkSlots, "step", "decode: layers"),
         (slots._OwnPart, "write", "decode: cache writes"),

@@ -8,7 +8,7 @@ compute.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -23,11 +23,17 @@ from reinforge.policy.network import Network
 from reinforge.policy.prompt_parts import TokenIds
 from reinforge.policy.slots import NetworkSlots, Prefix
 
+Extend = Callable[[Tensor, Tensor], Tensor]
+"""(token_ids_BT, lengths_B): append T tokens to each of the first B slots -> logits [B T, V] after each. Smaller
+lengths in a later call take the last tokens back."""
+
 
 class Decoder(Protocol):
     """Rows live in slots 0..B-1; each step appends one token to every one of them."""
 
     device: torch.device
+    extend: Extend | None
+    """None where a row cannot be given several tokens at once and some of them taken back."""
 
     def fits(self, num_slots: int, capacity: int) -> bool:
         """Whether so many rows can be decoded, each with so many tokens."""
@@ -69,14 +75,13 @@ SHARED_TOKENS = 512
 """From so many tokens (of a prefix, times its rows) on, reading it once costs less than a copy in each row's slot."""
 
 
-class NetworkDecoder:
-    """Our own network; slots grow as their rows do."""
+class NetworkRows:
+    """Rows of our own network: all of a decoder but its steps."""
 
-    def __init__(self, network: Network, num_slots: int, slots: NetworkSlots | None = None) -> None:
-        """`slots` may be other ones than usual."""
-        self.device = network.device
+    def __init__(self, slots: NetworkSlots, num_slots: int) -> None:
+        self.device = slots.network.device
         self._num_slots = num_slots
-        self._slots = slots or NetworkSlots(network, num_slots)
+        self._slots = slots
         self._prefills: dict[int, Prefill] = {}
         self._kept: KeptKeys | None = None
         self.place = self._slots.place
@@ -105,17 +110,22 @@ class NetworkDecoder:
         if self._kept is not None:
             self._kept.put(owner, token_ids, self._slots.taken(slot, len(token_ids)))
 
+
+class NetworkDecoder(NetworkRows):
+    """Our own network; slots grow as their rows do."""
+
+    def __init__(self, network: Network, num_slots: int) -> None:
+        super().__init__(NetworkSlots(network, num_slots), num_slots)
+        self.extend: Extend | None = self._slots.extend
+
     def step(self, token_ids_B: Tensor, lengths_B: Tensor, longest: int) -> Tensor:
         return self._slots.step(token_ids_B, lengths_B)
-
-    def extend(self, token_ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Append T tokens to each of the first B slots -> logits [B T, V] after each. Smaller `lengths_B` of a later
-        call take the last ones back."""
-        return self._slots.extend(token_ids_BT, lengths_B)
 
 
 class SlotDecoder:
     """Preallocated keys and values; the model must use shared-prefix attention."""
+
+    extend: Extend | None = None
 
     def __init__(self, model: PreTrainedModel, num_slots: int, capacity: int) -> None:
         self._num_slots, self._capacity = num_slots, capacity
@@ -150,6 +160,8 @@ class SlotDecoder:
 
 class PlainDecoder:
     """Remembers token ids only and computes everything again for each token."""
+
+    extend: Extend | None = None
 
     def __init__(self, model: PreTrainedModel, num_slots: int) -> None:
         self._model = model

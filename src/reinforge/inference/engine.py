@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 from reinforge.config import LoraParams, SamplingParams
 from reinforge.errors import ModelError
 from reinforge.inference.adapter_bank import AdapterBank, AdapterCall
-from reinforge.inference.decoders import Decoder, NetworkDecoder, PlainDecoder, SlotDecoder
+from reinforge.inference.decoders import Decoder, Extend, NetworkDecoder, PlainDecoder, SlotDecoder
 from reinforge.inference.fixed_decoder import FixedDecoder, fixed_shapes_pay
 from reinforge.inference.kept_keys import KeptKeys
 from reinforge.inference.sampling import Draws, draw
 from reinforge.inference.scheduler import Row, Scheduler
-from reinforge.inference.speculation import MAX_ROWS, Drafts, Speculation, num_accepted
+from reinforge.inference.speculation import MAX_ROWS, Drafts, Speculation, guesses_pay, num_accepted
 from reinforge.inference.stop_strings import StopStrings
 from reinforge.insight.memory import PREFILL_TOKENS
 from reinforge.policy.counter_random import stream_key, uniform
@@ -114,8 +114,8 @@ class Engine:
         decoder = self._take_decoder(num_slots, longest + self._max_tokens)
         reusable: Decoder | None = decoder
         speculation = None
-        if self._params.speculation and type(decoder) is NetworkDecoder and decoder.device.type == "cpu":
-            speculation = Speculation(requests, self._max_tokens)
+        if self._params.speculation and decoder.extend is not None and guesses_pay(decoder.device.type):
+            speculation = Speculation(requests, self._max_tokens), decoder.extend
         sampling = _Sampling(requests, num_slots, decoder, adapters, self._policy_version, self._kept, speculation)
         try:
             while not sampling.scheduler.is_done:
@@ -227,9 +227,9 @@ class _Sampling:
         adapters: AdapterCall,
         policy_version: int,
         kept: KeptKeys | None,
-        speculation: Speculation | None,
+        speculation: tuple[Speculation, Extend] | None,
     ) -> None:
-        """With `speculation` the decoder must be one that can take tokens back."""
+        """`speculation` comes with the decoder's way to run a draft."""
         owners = [adapters.owner(place) for place in range(len(requests))]
         prefixes = [request.prompt.token_ids[:-1] for request in requests]
         self.scheduler = Scheduler(requests, num_slots, decoder.begin(prefixes, owners, kept))
@@ -273,9 +273,10 @@ class _Sampling:
         live = self.scheduler.live
         if self._speculation is None or len(live) > MAX_ROWS:
             return [[token] for token in self._pass(live, params)]
-        drafts = self._speculation.drafts(live)
-        drawn = self._verified(live, drafts, params)
-        self._speculation.count(drafts, [[int(token) for token, _, _ in tokens] for tokens in drawn])
+        speculation, extend = self._speculation
+        drafts = speculation.drafts(live)
+        drawn = self._verified(live, drafts, params, extend)
+        speculation.count(drafts, [[int(token) for token, _, _ in tokens] for tokens in drawn])
         return drawn
 
     def _pass(self, live: Sequence[Row], params: SamplingParams) -> list[Token]:
@@ -293,7 +294,9 @@ class _Sampling:
             logits_BV = self._decoder.step(tokens_B, lengths_B, max(lengths))
         return _to_tuples(draw(logits_BV, uniform(streams_B, positions_B), params, _greedy(live, device)))
 
-    def _verified(self, live: Sequence[Row], drafts: Drafts, params: SamplingParams) -> list[list[Token]]:
+    def _verified(
+        self, live: Sequence[Row], drafts: Drafts, params: SamplingParams, extend: Extend
+    ) -> list[list[Token]]:
         """As many tokens for each row as its draft is right, and one more.
 
         At every place of the draft the token is drawn that would be drawn there without it, from the same logits with
@@ -302,7 +305,6 @@ class _Sampling:
         """
         if not drafts.length:
             return [[token] for token in self._pass(live, params)]
-        assert isinstance(self._decoder, NetworkDecoder)
         device, T = self._decoder.device, 1 + drafts.length
         guesses = [list(draft.tokens[: drafts.length]) for draft in drafts.of_rows]
         padded = [
@@ -312,7 +314,7 @@ class _Sampling:
         state = [[row.num_cached, row.stream, len(row.token_ids)] for row in live]
         lengths_B, streams_B, positions_B = torch.tensor(state, device=device).T
         with self._adapters.rows_of([row.request for row in live for _ in range(T)]):
-            logits_MV = self._decoder.extend(torch.tensor(padded, device=device), lengths_B)
+            logits_MV = extend(torch.tensor(padded, device=device), lengths_B)
         uniform_BT = uniform(streams_B[:, None], positions_B[:, None] + torch.arange(T, device=device))
         greedy_B = _greedy(live, device)
         greedy_M = None if greedy_B is None else greedy_B.repeat_interleave(T)
@@ -338,7 +340,7 @@ class _Sampling:
             self._decoder.leave(slot, token_ids, self._adapters.owner(place))
             self.counts["tokens"] += len(drawn)
             if self._speculation is not None:
-                self._speculation.end(live[slot])
+                self._speculation[0].end(live[slot])
         lengths = [row.num_cached for row in live]
         for source, target in self.scheduler.end(slots):
             self._decoder.move(source, target, lengths[source])

@@ -12,7 +12,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from reinforge.inference.decoders import NetworkDecoder
+from reinforge.inference.decoders import Extend, NetworkRows
 from reinforge.policy.fixed_slots import Compute, FixedSlots
 from reinforge.policy.network import Network
 
@@ -20,12 +20,14 @@ WARM_UP = 2
 """Steps of a shape before it is recorded: libraries set up what they need, which may not happen while recording."""
 
 
-class FixedDecoder(NetworkDecoder):
+class FixedDecoder(NetworkRows):
     """Our own network in fixed shapes: on CUDA by graphs, elsewhere launched one by one."""
+
+    extend: Extend | None = None
 
     def __init__(self, network: Network, num_slots: int, capacity: int) -> None:
         self._fixed = FixedSlots(network, num_slots, capacity, Graphs if network.device.type == "cuda" else None)
-        super().__init__(network, num_slots, self._fixed)
+        super().__init__(self._fixed, num_slots)
 
     def fits(self, num_slots: int, capacity: int) -> bool:
         return super().fits(num_slots, capacity) and capacity <= self._fixed.capacity
