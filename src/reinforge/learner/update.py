@@ -38,7 +38,11 @@ from reinforge.policy.network import prompts_pass
 from reinforge.policy.out_of_memory import give_back, is_out_of_memory, memory_error, telling_when_memory_runs_out
 from reinforge.types import Adapter, Batch, Group, Update
 
-_RECOMPUTE = "Go on with less memory and more arithmetic: reinforge runs resume RUN -o gradient_checkpointing=true. Or "
+_SHORTEN = "Begin anew with a lower sampling_params.max_tokens or data.max_prompt_tokens."
+_RECOMPUTE = (
+    "Go on with less memory and more arithmetic: reinforge runs resume RUN -o gradient_checkpointing=true. "
+    "Or begin anew with a lower sampling_params.max_tokens or data.max_prompt_tokens."
+)
 
 
 class LocalLearner:
@@ -153,8 +157,7 @@ class LocalLearner:
         self._recorded_tokens = {}  # of what happened here before: this time it went another way
 
     def _memory_hint(self) -> str:
-        way_out = "begin anew with a lower sampling_params.max_tokens or data.max_prompt_tokens."
-        return "B" + way_out[1:] if self.config.gradient_checkpointing else _RECOMPUTE + way_out
+        return _SHORTEN if self.config.gradient_checkpointing else _RECOMPUTE
 
     def _accumulate(self, chunk: Chunk, step: _Step, references: dict[tuple[int, int], Tensor]) -> None:
         """Add the chunk's gradients: its prompts forward once, its micro-batches forward and backward, and last the
