@@ -8,14 +8,17 @@ import shlex
 from contextlib import closing
 from pathlib import Path
 
+import torch
 import yaml
+from builders import make_policy
 
 from reinforge.cli.main import run as command
 from reinforge.grading.completions import grade_completions
 from reinforge.grading.grader import RewardFunctionGrader
 from reinforge.grading.reward_function import load_reward_functions, load_rewards_file
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "rewards.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "how-to" / "rewards.md"
 
 
 def test_the_functions_of_the_page_give_the_scores_it_says(tmp_path):
@@ -93,3 +96,16 @@ def test_the_commands_of_the_page_print_what_it_says(tmp_path, monkeypatch, caps
         assert command(shlex.split(line)) == 0
         out = capsys.readouterr()
         assert out.out + out.err == printed
+
+
+def test_several_adapters_answer_as_the_page_says(tiny_qwen2, tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "explain" / "several_adapters.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("legal", "medical")):
+        policy = make_policy(tiny_qwen2, seed=seed)
+        for matrix in policy.trainable().values():
+            torch.nn.init.normal_(matrix)
+        policy.save_adapter(tmp_path / "runs" / name)
+    answers: dict[str, dict[int, str]] = {}
+    exec(compile(code, "several_adapters.md", "exec"), answers)
+    assert len(set(answers["answers"].values())) == 3
