@@ -8,9 +8,11 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given, settings
@@ -21,6 +23,7 @@ from reinforge.sandbox.bubblewrap import OWN_FOLDER
 from reinforge.sandbox.launch import RUNNER
 from reinforge.sandbox.plain import Plain
 from reinforge.sandbox.pool import Limits, Parameter, SourceFault, UnsendableArguments, Worker, WorkerUnavailable
+from reinforge.sandbox.runner import Runner
 
 LONG_S = 30.0
 
@@ -516,3 +519,12 @@ def test_a_killed_trainer_leaves_no_plain_worker(tmp_path):
 
 def _folder_of(process_id: int) -> str:
     return os.readlink(f"/proc/{process_id}/cwd")
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="nothing is mounted at /dev/shm here")
+def test_what_is_mounted_where_a_call_may_write_is_no_file_of_its():
+    """Python itself may lie below /tmp: tens of thousands of files, looked at after each call."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        for start, is_seen in (("/dev/shm", True), ("/dev", False)):
+            found = Runner.files_now(SimpleNamespace(own_folders=[start], fresh_process=True))
+            assert (file.name in {path for path, *_ in found}) == is_seen

@@ -42,8 +42,7 @@ MAX_MESSAGE = 4000
 # A worker that nobody guards ends itself this long after the deadline when its trainer was killed: the kernel's timer
 # needs no GIL.
 SELF_DESTRUCT_GRACE_S = 5.0
-# A thread that was joined may take this long to be gone.
-THREAD_END_S = 0.05
+THREAD_END_S = 0.05  # until a thread that was joined is gone
 
 
 class Output(io.RawIOBase):
@@ -223,10 +222,11 @@ class Runner:
         return "processes"
 
     def files_now(self) -> set[tuple[str, int, int]]:
-        """What lies where the worker may write, as it last changed; looked at only where calls must not meet."""
+        """What lies where the worker may write, as it last changed. Mounts below (a Python in /tmp) are only read."""
         found = set()
         for start in self.own_folders if self.fresh_process else ():
-            for folder, _, names in os.walk(start):
+            for folder, folders, names in os.walk(start):
+                folders[:] = [name for name in folders if not os.path.ismount(os.path.join(folder, name))]
                 for path in (folder, *(os.path.join(folder, name) for name in names)):
                     status = os.lstat(path)
                     found.add((path, status.st_ino, 0 if path == folder else status.st_ctime_ns))
